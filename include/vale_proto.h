@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * vale_proto.h - how a program attaches to valed, and the memory that they then share
+ *
+ * ATTACHING
+ *
+ * valed listens on `netmap.sock` in its runtime directory, an AF_UNIX socket of type SOCK_SEQPACKET. One connection is one
+ * open of /dev/netmap: it binds at most one port, may be duplicated, inherited or passed on like any descriptor, and its
+ * last close lets the port go.
+ *
+ * A request is one message of at most VALE_MSG_MAX bytes: the nmreq_header of netmap.h, its body and its options, in any
+ * order behind the header. What is a pointer in netmap's ABI is here a byte offset from the start of the message; 0 stands
+ * for absent. The message carries exactly one descriptor (SCM_RIGHTS): the end of a SOCK_SEQPACKET pair that the client made
+ * for this one answer, so that processes sharing a connection cannot take each other's answers.
+ *
+ *        client                                                      valed
+ *          | --- connection: [nmreq_header|body|options] + reply fd -->|
+ *          |<-- reply fd: [vale_reply][the same message, written back] |   + 4 descriptors if a REGISTER succeeded
+ *
+ * The answer begins with struct vale_reply. `error` is 0 or the errno that the ioctl of the same request would have set; the
+ * message follows in either case, as netmap writes results back in either case.
+ *
+ * REGISTER hands over, in this order (enum vale_fd):
+ *
+ *   VALE_FD_MEM      the port's region, a memfd of nr_memsize bytes that cannot change its size or its seals
+ *   VALE_FD_KICK     an eventfd; the client writes to it when it has published and the provider asked for kicks
+ *   VALE_FD_CALL_RX  the read end of a pipe; a byte arrives when frames do and the client asked to be called
+ *   VALE_FD_CALL_TX  the same, for room in TX rings
+ *
+ * The pipes hang up when valed ends or takes the port away; so does the connection.
+ *
+ * THE REGION
+ *
+ *   0                      struct vale_region: the control block
+ *   VALE_RING_CTL_OFS      struct vale_ring_ctl[tx_rings + rx_rings], TX first
+ *   nr_offset              netmap_if, rings and buffers as netmap.h describes
+ *
+ * valed takes no word of netmap_ring for true and writes none: head and cur go from the ring into the control block, and
+ * hwtail from there into the ring, by the client's own sync (libvale). In this way a stray store of a program to its rings
+ * costs that program frames, and nobody else anything. Of the rings valed uses the slots: it reads those between hwcur and
+ * head (TX), and fills those between hwtail and the slot before head (RX).
+ *
+ *            TX ring                                     RX ring
+ *      hwcur        head        hwtail              head                hwtail
+ *   ----+------------+-----------+----           ----+--------------------+---------------
+ *       | published: | the       | one slot          | received: the      | free: valed's
+ *       | valed's    | client's  | stays free        | client's           | to fill
+ *
+ * PUBLISHING AND SLEEPING, both sides alike
+ *
+ *   publish:  store slots; store-release head (client) or hwtail (valed); full fence; load the peer's wish: if it asks,
+ *             kick or call.
+ *   sleep:    store the wish; full fence; look once more at what the peer publishes: if there is something, do not sleep.
+ *
+ * need_kick is a flag. need_call is a number that the client changes each time it arms; valed calls at most once per number,
+ * so an armed client costs one system call however many batches arrive before it runs. While both sides are busy there are
+ * no system calls at all.
+ *
+ * Changes: version 1 is the first.
+ */
+#ifndef VALE_PROTO_H
+#define VALE_PROTO_H
+
+#include <net/netmap.h>
+#include <stdint.h>
+
+#define VALE_PROTO_VERSION 1
+
+#define VALE_SOCKET_NAME "netmap.sock"
+#define VALE_QMP_NAME    "qmp.sock"
+
+#define VALE_MSG_MAX     4096
+#define VALE_REPLY_MAGIC 0x454c4156u /* "VALE" */
+
+struct vale_reply {
+    uint32_t magic;   /* VALE_REPLY_MAGIC */
+    uint16_t version; /* VALE_PROTO_VERSION */
+    uint16_t pad;
+    int32_t error;   /* 0 or an errno, positive */
+    uint32_t length; /* bytes of message behind this structure */
+};
+_Static_assert(sizeof(struct vale_reply) == 16, "wire format");
+
+enum vale_fd { VALE_FD_MEM, VALE_FD_KICK, VALE_FD_CALL_RX, VALE_FD_CALL_TX, VALE_FD_COUNT };
+
+#define VALE_REGION_MAGIC 0x6e676572u /* "regn" */
+#define VALE_RING_CTL_OFS 256
+
+/* Limits of a native port. */
+#define VALE_MAX_RINGS     16   /* each way */
+#define VALE_MAX_SLOTS     4096 /* per ring */
+#define VALE_MIN_SLOTS     64
+#define VALE_DEFAULT_SLOTS 1024
+
+/* What was agreed at REGISTER. Written by valed before the region is handed over, and not read by it again. */
+struct vale_region {
+    uint32_t magic;   /* VALE_REGION_MAGIC */
+    uint32_t version; /* VALE_PROTO_VERSION */
+    uint64_t memsize; /* bytes */
+    uint64_t if_offset;
+    uint16_t tx_rings;
+    uint16_t rx_rings;
+    uint32_t tx_slots;
+    uint32_t rx_slots;
+    uint32_t buf_size;  /* bytes, = nr_buf_size */
+    uint32_t buf_count; /* indexes 2 .. buf_count - 1 are real buffers */
+};
+_Static_assert(sizeof(struct vale_region) <= VALE_RING_CTL_OFS, "control block layout");
+
+/* Control of one ring. Each side writes only its own part, on cache lines of its own. */
+struct vale_ring_ctl {
+    struct {
+        uint32_t head;      /* (u) */
+        uint32_t cur;       /* (u) */
+        uint32_t need_call; /* (u) 0: no call wanted; else changed at each arming */
+        uint32_t pad[13];
+        uint8_t lock[64]; /* (u) robust lock of the processes that share the port */
+    } client __attribute__((aligned(128)));
+    struct {
+        uint32_t hwcur;     /* (k) TX: consumed up to here; RX: released up to here, as last seen */
+        uint32_t hwtail;    /* (k) */
+        uint32_t need_kick; /* (k) 1: write to the kick fd after publishing */
+        uint32_t pad[29];
+    } valed __attribute__((aligned(128)));
+};
+_Static_assert(sizeof(struct vale_ring_ctl) == 256, "control block layout");
+_Static_assert(offsetof(struct vale_ring_ctl, valed) == 128, "control block layout");
+
+#endif /* VALE_PROTO_H */
