@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* netmap.sock: connections, requests, answers. */
+#include "attach.h"
+
+#include "log.h"
+#include "port_ring.h"
+#include "vswitch.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define FDS_MAX 8 /* accepted with a message; all but the reply socket are closed */
+
+struct request {
+    union {
+        struct nmreq_header header;
+        uint8_t bytes[VALE_MSG_MAX];
+    };
+    size_t length;
+    int reply_fd;
+    int out_fds[VALE_FD_COUNT];
+    unsigned int out_count;
+};
+
+struct connection {
+    struct watch watch;
+    struct ucred peer;
+    struct port *port;       /* what it has bound */
+    struct request *waiting; /* for a name to become free */
+    struct connection *next;
+};
+
+static struct watch listener;
+static struct connection *connections;
+static unsigned int connection_count;
+
+/* ---------------------------------------------------------------------------------------------------- requests --- */
+
+/* A structure inside the message, at an offset that the client chose. NULL when it does not fit. */
+static void *message_part(struct request *req, uint64_t offset, size_t size)
+{
+    if (offset < sizeof(struct nmreq_header) || offset % 8 || offset > req->length || size > req->length - offset)
+        return NULL;
+    return req->bytes + offset;
+}
+
+/* No option is known: each gets its status, and the request fails, as netmap does it. */
+static int check_options(struct request *req)
+{
+    uint64_t at = req->header.nr_options;
+    int err = 0;
+
+    for (unsigned int n = 0; at != 0; n++) {
+        struct nmreq_option *opt = message_part(req, at, sizeof(*opt));
+
+        if (!opt || opt->nro_reqtype == 0)
+            return EINVAL;
+        if (n == 16)
+            return EMSGSIZE;
+        opt->nro_status = EOPNOTSUPP;
+        err = EOPNOTSUPP;
+        at = opt->nro_next;
+    }
+    return err;
+}
+
+static int parse_name(const struct request *req, struct vale_name *name)
+{
+    struct vale_error err;
+
+    if (memchr(req->header.nr_name, '\0', sizeof(req->header.nr_name)) == NULL)
+        return EINVAL;
+    return -vale_name_parse(req->header.nr_name, name, &err);
+}
+
+static bool is_going(const struct port *port);
+
+/* Another descriptor of a port that is open already. */
+static int share_port(struct connection *conn, struct port *port, const struct nmreq_register *reg)
+{
+    if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->exclusive || (reg->nr_flags & NR_EXCLUSIVE) ||
+        port->uid != conn->peer.uid)
+        return EBUSY;
+    port->users++;
+    conn->port = port;
+    return 0;
+}
+
+static int create_port(struct connection *conn, const struct vale_name *name, const struct nmreq_register *reg)
+{
+    struct region_config config = {
+        .tx_rings = reg->nr_tx_rings,
+        .rx_rings = reg->nr_rx_rings,
+        .tx_slots = reg->nr_tx_slots,
+        .rx_slots = reg->nr_rx_slots,
+        .extra_bufs = reg->nr_extra_bufs,
+    };
+    struct port *port;
+    int err;
+
+    if (if_nametoindex(name->port))
+        return EINVAL;
+    region_clamp(&config);
+    err = ring_port_create(&port, name, &config);
+    if (err)
+        return -err;
+    port->uid = conn->peer.uid;
+    port->pid = conn->peer.pid;
+    port->exclusive = reg->nr_flags & NR_EXCLUSIVE;
+    port->users = 1;
+    err = port_add(port);
+    if (err) {
+        port->ops->destroy(port);
+        return -err;
+    }
+    conn->port = port;
+    return 0;
+}
+
+/* EAGAIN: the name will be free soon. */
+static int do_register(struct connection *conn, struct request *req)
+{
+    struct nmreq_register *reg = message_part(req, req->header.nr_body, sizeof(*reg));
+    const struct region *region;
+    struct vale_name name;
+    struct port *port;
+    int err;
+
+    if (!reg || reg->nr_mode != NR_REG_ALL_NIC || parse_name(req, &name) != 0)
+        return EINVAL;
+    if (reg->nr_flags & (NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON))
+        return EOPNOTSUPP;
+    if (conn->port)
+        return EBUSY;
+    port = port_find(&name);
+    if (port && is_going(port))
+        return EAGAIN;
+    err = port ? share_port(conn, port, reg) : create_port(conn, &name, reg);
+    if (err)
+        return err;
+
+    region = ring_port_region(conn->port);
+    reg->nr_offset = region->if_offset;
+    reg->nr_memsize = region->size;
+    reg->nr_tx_rings = region->config.tx_rings;
+    reg->nr_rx_rings = region->config.rx_rings;
+    reg->nr_tx_slots = region->config.tx_slots;
+    reg->nr_rx_slots = region->config.rx_slots;
+    reg->nr_host_tx_rings = reg->nr_host_rx_rings = 1;
+    reg->nr_extra_bufs = region->config.extra_bufs;
+    reg->nr_mem_id = 2; /* private memory; the kernel's global allocator is 1 */
+    ring_port_fds(conn->port, req->out_fds);
+    req->out_count = VALE_FD_COUNT;
+    return 0;
+}
+
+static int do_port_info(struct request *req)
+{
+    struct nmreq_port_info_get *info = message_part(req, req->header.nr_body, sizeof(*info));
+    struct region_config config = {0};
+    struct vale_name name;
+    struct port *port;
+
+    if (!info || parse_name(req, &name) != 0)
+        return EINVAL;
+    port = port_find(&name);
+    if (port && port->ops != &ring_port_ops)
+        return EINVAL;
+    if (port)
+        config = ring_port_region(port)->config;
+    else
+        region_clamp(&config); /* what it would get */
+    *info = (struct nmreq_port_info_get){
+        .nr_memsize = port ? ring_port_region(port)->size : 0,
+        .nr_tx_slots = config.tx_slots,
+        .nr_rx_slots = config.rx_slots,
+        .nr_tx_rings = config.tx_rings,
+        .nr_rx_rings = config.rx_rings,
+        .nr_host_tx_rings = 1,
+        .nr_host_rx_rings = 1,
+        .nr_mem_id = 2,
+    };
+    return 0;
+}
+
+/* The first port at or behind (*sw_index, *port_index), which are moved to it; NULL at the end. */
+static struct port *next_port(uint16_t *sw_index, uint32_t *port_index)
+{
+    struct vswitch *sw = switches;
+
+    for (unsigned int i = 0; sw; sw = sw->next, i++) {
+        if (i < *sw_index)
+            continue;
+        for (unsigned int p = i == *sw_index ? *port_index : 0; p < sw->port_limit; p++) {
+            if (sw->ports[p]) {
+                *sw_index = (uint16_t)i;
+                *port_index = p;
+                return sw->ports[p];
+            }
+        }
+    }
+    return NULL;
+}
+
+static int do_list(struct request *req)
+{
+    struct nmreq_vale_list *list = message_part(req, req->header.nr_body, sizeof(*list));
+    struct vale_name name;
+    struct port *port, *wanted = NULL;
+
+    if (!list)
+        return EINVAL;
+    if (req->header.nr_name[0] != '\0') {
+        if (parse_name(req, &name) != 0)
+            return EINVAL;
+        wanted = port_find(&name);
+        if (!wanted)
+            return ENOENT;
+        list->nr_bridge_idx = 0;
+        list->nr_port_idx = 0;
+    }
+    port = next_port(&list->nr_bridge_idx, &list->nr_port_idx);
+    while (port && wanted && port != wanted) {
+        list->nr_port_idx++;
+        port = next_port(&list->nr_bridge_idx, &list->nr_port_idx);
+    }
+    if (!port)
+        return ENOENT;
+    strncpy(req->header.nr_name, port->name.full, sizeof(req->header.nr_name) - 1);
+    return 0;
+}
+
+/* Handles one request. An errno, or EAGAIN when it has to wait for a name. */
+static int handle(struct connection *conn, struct request *req)
+{
+    const struct nmreq_header *h = &req->header;
+    int err;
+
+    if (req->length < sizeof(*h) || h->nr_version < NETMAP_MIN_API || h->nr_version > NETMAP_MAX_API || h->nr_reserved)
+        return EINVAL;
+    err = check_options(req);
+    if (err)
+        return err;
+    switch (h->nr_reqtype) {
+    case NETMAP_REQ_REGISTER: return do_register(conn, req);
+    case NETMAP_REQ_PORT_INFO_GET: return do_port_info(req);
+    case NETMAP_REQ_VALE_LIST: return do_list(req);
+    default: return EOPNOTSUPP;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------- transport --- */
+
+static void put_fds(struct msghdr *msg, const int *fds, unsigned int n)
+{
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
+
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(n * sizeof(int));
+    memcpy(CMSG_DATA(cmsg), fds, n * sizeof(int));
+    msg->msg_controllen = CMSG_SPACE(n * sizeof(int));
+}
+
+/* Answers and ends the request. A client that has gone, or whose socket is full, has its answer lost. */
+static void answer(struct request *req, int error)
+{
+    struct vale_reply reply = {
+        .magic = VALE_REPLY_MAGIC, .version = VALE_PROTO_VERSION, .error = error, .length = (uint32_t)req->length};
+    struct iovec iov[2] = {{&reply, sizeof(reply)}, {req->bytes, req->length}};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(VALE_FD_COUNT * sizeof(int))];
+    } control = {0};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+
+    if (req->out_count) {
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+        put_fds(&msg, req->out_fds, req->out_count);
+    }
+    if (sendmsg(req->reply_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        log_debug("answer to a request lost: %s", strerror(errno));
+    close(req->reply_fd);
+    free(req);
+}
+
+/* Keeps the first descriptor that came along, closes the rest. */
+static int take_reply_fd(struct msghdr *msg)
+{
+    int reply_fd = -1;
+
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+        unsigned int n = c->cmsg_type == SCM_RIGHTS ? (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
+
+        for (unsigned int i = 0; i < n; i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+            if (reply_fd < 0)
+                reply_fd = fd;
+            else
+                close(fd);
+        }
+    }
+    return reply_fd;
+}
+
+/* The next request, NULL when there is none (*gone false) or never will be (*gone true). */
+static struct request *receive(struct connection *conn, bool *gone)
+{
+    struct request *req = malloc(sizeof(*req));
+    struct iovec iov = {req ? req->bytes : NULL, VALE_MSG_MAX};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    } control;
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    ssize_t n;
+
+    *gone = true;
+    if (!req)
+        return NULL;
+    memset(req, 0, sizeof(*req));
+    n = recvmsg(conn->watch.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n <= 0) {
+        *gone = n == 0 || (errno != EAGAIN && errno != EINTR);
+        free(req);
+        return NULL;
+    }
+    req->length = (size_t)n;
+    req->reply_fd = take_reply_fd(&msg);
+    if (req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+        log_debug("pid %d: not a request: no reply socket, or too long", (int)conn->peer.pid);
+        if (req->reply_fd >= 0)
+            close(req->reply_fd);
+        free(req);
+        return NULL;
+    }
+    return req;
+}
+
+static void drop_request(struct request *req)
+{
+    if (req) {
+        close(req->reply_fd);
+        free(req);
+    }
+}
+
+static void disconnect(struct connection *conn)
+{
+    struct connection **link = &connections;
+
+    while (*link != conn)
+        link = &(*link)->next;
+    *link = conn->next;
+    connection_count--;
+    drop_request(conn->waiting);
+    if (conn->port && --conn->port->users == 0)
+        port_close(conn->port, "closed by its client");
+    watch_free(&conn->watch);
+}
+
+/*
+ * Whether the name of a port is about to become free: it is closing, or its client has hung up and the event is still to be
+ * handled.
+ */
+static bool is_going(const struct port *port)
+{
+    unsigned int users = 0;
+
+    if (port->state != PORT_LIVE)
+        return true;
+    for (struct connection *c = connections; c; c = c->next) {
+        char byte;
+
+        if (c->port == port && recv(c->watch.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+            users++;
+    }
+    return port->users > 0 && users == 0;
+}
+
+static void serve_request(struct connection *conn, struct request *req)
+{
+    int err = handle(conn, req);
+
+    if (err == EAGAIN) {
+        conn->waiting = req;
+        watch_events(&conn->watch, 0); /* a hang-up is reported all the same */
+    } else {
+        answer(req, err);
+    }
+}
+
+void attach_ready(struct watch *w, uint32_t events)
+{
+    struct connection *conn = (struct connection *)w;
+    bool gone = false;
+
+    while (!conn->waiting) {
+        struct request *req = receive(conn, &gone);
+
+        if (!req)
+            break;
+        serve_request(conn, req);
+    }
+    if (gone || (conn->waiting && (events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR))))
+        disconnect(conn);
+}
+
+void attach_name_freed(void)
+{
+    for (struct connection *c = connections; c; c = c->next) {
+        struct request *req = c->waiting;
+
+        if (req) {
+            c->waiting = NULL;
+            watch_events(&c->watch, EPOLLIN);
+            serve_request(c, req);
+        }
+    }
+}
+
+void attach_accept(struct watch *w)
+{
+    socklen_t len = sizeof(struct ucred);
+    struct connection *conn;
+    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0)
+        return;
+    conn = calloc(1, sizeof(*conn));
+    if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &conn->peer, &len) < 0 ||
+        watch_add(&conn->watch, WATCH_ATTACH, fd) < 0) {
+        log_warn("cannot accept a client: %s", strerror(errno));
+        close(fd);
+        free(conn);
+        return;
+    }
+    conn->next = connections;
+    connections = conn;
+    connection_count++;
+}
+
+int attach_start(int fd)
+{
+    if (listen(fd, 128) < 0)
+        return -errno;
+    return watch_add(&listener, WATCH_ATTACH_LISTEN, fd);
+}
+
+void attach_stop(void)
+{
+    while (connections)
+        disconnect(connections);
+    close(listener.fd);
+}
+
+unsigned int attach_clients(void)
+{
+    return connection_count;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * attach - netmap.sock: netmap's control requests as messages (vale_proto.h)
+ *
+ * A connection stands for an open descriptor of /dev/netmap. It binds at most one port; when its last copy is closed, the
+ * port loses a user, and ends with the last. A REGISTER for a name whose port is just going away waits until it is gone:
+ * close and open in a row must not fail.
+ */
+#ifndef VALED_ATTACH_H
+#define VALED_ATTACH_H
+
+#include "watch.h"
+
+/* Listens on a socket that is already bound. 0 or -errno. */
+int attach_start(int fd);
+void attach_stop(void);
+
+void attach_accept(struct watch *w);
+void attach_ready(struct watch *w, uint32_t events);
+
+/* A port's name has become free: requests that wait for one are tried again. */
+void attach_name_freed(void);
+
+/* Connections open now. */
+unsigned int attach_clients(void);
+
+#endif

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# valed: the switch. What stands here is its table of contents.
+
+VALED_SRC := $(addprefix valed/,main.c options.c rundir.c log.c \
+	attach.c qmp.c query.c \
+	vswitch.c fdb.c port.c port_ring.c region.c \
+	worker.c forward.c)
+VALED_OBJ := $(VALED_SRC:%.c=$(B)/obj/%.o)
+
+$(B)/obj/valed/%.o: valed/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -pthread -Iinclude -Ilibvale -MMD -MP -c -o $@ $<
+
+$(B)/bin/valed: $(VALED_OBJ) $(B)/lib/libvale.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -pthread -o $@ $^ -ljansson $(LDFLAGS)
+
+-include $(VALED_OBJ:.o=.d)

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * valed - VALE in user space
+ *
+ * THEORY OF OPERATION
+ *
+ * One control thread (this file's loop) and a few workers. The control thread listens, opens and closes ports, answers QMP;
+ * it never touches a frame. The workers forward and never wait for it.
+ *
+ *   program, QEMU          netmap.sock       attach.c --> port_ring.c (makes region, kick, call)    control thread
+ *   valemgr, qmp-shell     qmp.sock          qmp.c    --> query.c
+ *                                                 |
+ *                                            port.c, vswitch.c: ports join and leave switches
+ *   - - - - - - - - - - - - - - - - - - - - - - - | - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - -
+ *   TX ring of vale1:a --> port_ring.c ingress -> forward.c: learn, look up, -> port_ring.c egress --> RX ring of vale1:b
+ *                            worker.c             per destination (fdb.c)                                    workers
+ *
+ * Where to read on: port.h (what a port is, and its life), worker.h (who polls what, and when memory may be freed),
+ * forward.h (two passes over a batch), ../include/vale_proto.h (what is shared with clients).
+ */
+#include "main.h"
+
+#include "attach.h"
+#include "log.h"
+#include "options.h"
+#include "port.h"
+#include "qmp.h"
+#include "rundir.h"
+#include "vswitch.h"
+#include "watch.h"
+#include "worker.h"
+
+#include <vale_proto.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EVENTS_MAX 64
+#define REAP_MS    1 /* how often a grace period is looked at while one runs */
+
+static int epoll_fd = -1;
+static struct watch signal_watch, notice_watch;
+static struct watch *doomed; /* freed after the events at hand */
+static bool quitting;
+static int64_t idle_since = -1; /* milliseconds; -1: somebody is here */
+
+/* ------------------------------------------------------------------------------------------------------ watches --- */
+
+int watch_add(struct watch *w, enum watch_type type, int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = w};
+
+    w->type = type;
+    w->fd = fd;
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+void watch_events(struct watch *w, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.ptr = w};
+
+    if (w->fd >= 0)
+        epoll_ctl(epoll_fd, EPOLL_CTL_MOD, w->fd, &ev);
+}
+
+void watch_free(struct watch *w)
+{
+    close(w->fd);
+    w->fd = -1;
+    w->next_free = doomed;
+    doomed = w;
+}
+
+static void free_doomed(void)
+{
+    while (doomed) {
+        struct watch *w = doomed;
+
+        doomed = w->next_free;
+        free(w);
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------- loop --- */
+
+void main_quit(const char *why)
+{
+    log_info("ending: %s", why);
+    quitting = true;
+}
+
+static void take_notice(void)
+{
+    uint64_t n;
+
+    /* Only the wake-up counts: port_reap() looks at everything. */
+    if (read(notice_watch.fd, &n, sizeof(n)) < 0)
+        return;
+}
+
+static void handle_event(struct watch *w, uint32_t events)
+{
+    switch (w->type) {
+    case WATCH_SIGNAL: main_quit("signal"); break;
+    case WATCH_NOTICE: take_notice(); break;
+    case WATCH_ATTACH_LISTEN: attach_accept(w); break;
+    case WATCH_ATTACH: attach_ready(w, events); break;
+    case WATCH_QMP_LISTEN: qmp_accept(w); break;
+    case WATCH_QMP: qmp_ready(w, events); break;
+    }
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* How long the loop may sleep: for ever, until the linger time is over, or until a grace period is looked at again. */
+static int sleep_time(bool reaping)
+{
+    int64_t left;
+
+    if (reaping)
+        return REAP_MS;
+    if (!options.linger || switches || attach_clients() || qmp_clients()) {
+        idle_since = -1;
+        return -1;
+    }
+    if (idle_since < 0)
+        idle_since = now_ms();
+    left = idle_since + (int64_t)options.linger * 1000 - now_ms();
+    if (left <= 0)
+        main_quit("nobody was here for the linger time");
+    return left > 0 ? (int)left : 0;
+}
+
+static void loop(void)
+{
+    while (!quitting) {
+        struct epoll_event events[EVENTS_MAX];
+        bool reaping = port_reap() | vswitch_reap();
+        int n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reaping));
+
+        for (int i = 0; i < n; i++) {
+            struct watch *w = events[i].data.ptr;
+
+            if (w->fd >= 0)
+                handle_event(w, events[i].events);
+        }
+        free_doomed();
+    }
+}
+
+/* --------------------------------------------------------------------------------------------- starting and ending --- */
+
+static void block_signals(void)
+{
+    sigset_t set;
+    int fd;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0 || watch_add(&signal_watch, WATCH_SIGNAL, fd) < 0)
+        fatal(1, "signals: %s", strerror(errno));
+}
+
+/* A port takes about seven descriptors. */
+static void raise_fd_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static void say_ready(void)
+{
+    if (options.ready_fd < 0)
+        return;
+    if (write(options.ready_fd, "ready\n", 6) != 6)
+        fatal(2, "--ready-fd %d: %s", options.ready_fd, strerror(errno));
+    close(options.ready_fd);
+}
+
+static void start(void)
+{
+    int err;
+
+    rundir_enter();
+    raise_fd_limit();
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll_fd < 0)
+        fatal(1, "epoll: %s", strerror(errno));
+    block_signals();
+    err = workers_start(options.workers, options.cpus, options.bridge_batch);
+    if (err)
+        fatal(err == -EINVAL ? 2 : 1, "cannot start %u workers%s%s: %s", options.workers, options.cpus ? " on CPUs " : "",
+              options.cpus ? options.cpus : "", strerror(-err));
+    if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0)
+        fatal(1, "epoll: %s", strerror(errno));
+    if (attach_start(rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group)) < 0 ||
+        qmp_start(rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL)) < 0)
+        fatal(1, "%s: cannot listen: %s", rundir_path(), strerror(errno));
+    say_ready();
+    log_info("listening in %s", rundir_path());
+}
+
+/* In the reverse order of start(). Ports end in their usual way, so frames that were published still leave. */
+static void stop(void)
+{
+    rundir_leave();
+    attach_stop();
+    while (port_reap() | vswitch_reap()) {
+        struct epoll_event event;
+
+        epoll_wait(epoll_fd, &event, 1, REAP_MS);
+    }
+    qmp_stop();
+    free_doomed();
+    workers_stop();
+    close(epoll_fd);
+}
+
+int main(int argc, char **argv)
+{
+    options_parse(argc, argv);
+    start();
+    loop();
+    stop();
+    return 0;
+}

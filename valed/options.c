@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The command line of valed. */
+#include "options.h"
+
+#include "batch.h"
+#include "log.h"
+#include "version.h"
+#include "worker.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct options options = {.workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .ready_fd = -1};
+
+static const char usage[] =
+    "usage: valed [options]\n"
+    "\n"
+    "VALE in user space: a software Ethernet switch for virtual machines. Switches and ports appear when a\n"
+    "program opens them (vale1:a) and vanish when it closes them. Runs in the foreground.\n"
+    "\n"
+    "  --rundir DIR          where the sockets are made [$VALE_RUNDIR, $XDG_RUNTIME_DIR/vale, /run/vale, /tmp/vale-UID]\n"
+    "  --group GROUP         may open ports too (netmap.sock 0660)\n"
+    "  --workers N           forwarding threads [1]\n"
+    "  --cpus LIST           CPUs to pin them to, as 0,2-5\n"
+    "  --linger SECONDS      end when there was no port and no client for so long [0: never]\n"
+    "  --bridge-batch N      most frames of one batch [1024]\n"
+    "  --max-bridges N       most switches [1024]\n"
+    "  --ready-fd FD         write a line there when the sockets listen\n"
+    "  -v, --verbose         log ports that come and go; twice: more\n"
+    "  -V, --version\n"
+    "  -h, --help\n"
+    "\n"
+    "exit codes: 0 ended by SIGTERM, SIGINT, quit or --linger; 1 failure; 2 usage; 4 another valed runs there\n";
+
+static unsigned int number(const char *option, const char *text, unsigned long lowest, unsigned long highest)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+
+    if (end == text || *end != '\0' || text[0] == '-' || n < lowest || n > highest)
+        fatal(2, "--%s %s: expected a number from %lu to %lu", option, text, lowest, highest);
+    return (unsigned int)n;
+}
+
+enum { OPT_RUNDIR = 256, OPT_GROUP, OPT_WORKERS, OPT_CPUS, OPT_LINGER, OPT_BATCH, OPT_BRIDGES, OPT_READY };
+
+static const struct option long_options[] = {
+    {"rundir", required_argument, NULL, OPT_RUNDIR},
+    {"group", required_argument, NULL, OPT_GROUP},
+    {"workers", required_argument, NULL, OPT_WORKERS},
+    {"cpus", required_argument, NULL, OPT_CPUS},
+    {"linger", required_argument, NULL, OPT_LINGER},
+    {"bridge-batch", required_argument, NULL, OPT_BATCH},
+    {"max-bridges", required_argument, NULL, OPT_BRIDGES},
+    {"ready-fd", required_argument, NULL, OPT_READY},
+    {"verbose", no_argument, NULL, 'v'},
+    {"version", no_argument, NULL, 'V'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
+};
+
+static void apply(int opt, const char *arg)
+{
+    switch (opt) {
+    case OPT_RUNDIR: options.rundir = arg; break;
+    case OPT_GROUP: options.group = arg; break;
+    case OPT_WORKERS: options.workers = number("workers", arg, 1, WORKERS_MAX); break;
+    case OPT_CPUS: options.cpus = arg; break;
+    case OPT_LINGER: options.linger = number("linger", arg, 0, 1000000); break;
+    case OPT_BATCH: options.bridge_batch = number("bridge-batch", arg, 1, BATCH_MAX); break;
+    case OPT_BRIDGES: options.max_bridges = number("max-bridges", arg, 1, 65536); break;
+    case OPT_READY: options.ready_fd = (int)number("ready-fd", arg, 0, 1 << 20); break;
+    case 'v': options.verbose++; break;
+    case 'V': puts("valed " VALE_VERSION); exit(0);
+    case 'h': fputs(usage, stdout); exit(0);
+    default: fatal(2, "try valed --help");
+    }
+}
+
+void options_parse(int argc, char **argv)
+{
+    int opt;
+
+    while ((opt = getopt_long(argc, argv, "vVh", long_options, NULL)) != -1)
+        apply(opt, optarg);
+    if (optind < argc)
+        fatal(2, "%s: valed takes no arguments; try valed --help", argv[optind]);
+    log_set_level(options.verbose > 1 ? LOG_DEBUG : options.verbose ? LOG_INFO : LOG_WARN);
+}

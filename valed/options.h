@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What valed was started with. */
+#ifndef VALED_OPTIONS_H
+#define VALED_OPTIONS_H
+
+#include <stdbool.h>
+
+struct options {
+    const char *rundir;        /* NULL: the first place of the list in libvale.h */
+    const char *group;         /* may use netmap.sock; NULL: the user's own */
+    const char *cpus;          /* for the workers; NULL: not pinned */
+    unsigned int workers;      /* threads */
+    unsigned int linger;       /* seconds without ports and clients before valed ends; 0: never */
+    unsigned int bridge_batch; /* frames of one batch */
+    unsigned int max_bridges;  /* switches */
+    int ready_fd;              /* gets a line when the sockets listen; -1: nobody waits */
+    int verbose;
+};
+
+extern struct options options;
+
+/* Fills options; --help and --version end the program, a mistake ends it with exit code 2. */
+void options_parse(int argc, char **argv);
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What every kind of port has in common: joining a switch, and leaving it in steps. */
+#include "port.h"
+
+#include "attach.h"
+#include "log.h"
+#include "options.h"
+#include "qmp.h"
+#include "vswitch.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <string.h>
+
+const char *const drop_names[DROP_REASONS] = {
+    [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
+    [DROP_BAD_SLOT] = "bad_slot", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
+    [DROP_RING_FULL] = "ring_full",
+};
+
+static struct port *closing; /* draining and unlinked ports */
+
+struct port *port_find(const struct vale_name *name)
+{
+    struct vswitch *sw = vswitch_find(name->sw);
+
+    for (unsigned int i = 0; sw && i < sw->port_limit; i++)
+        if (sw->ports[i] && strcmp(sw->ports[i]->name.port, name->port) == 0)
+            return sw->ports[i];
+    return NULL;
+}
+
+int port_add(struct port *port)
+{
+    int err = vswitch_add_port(port, options.max_bridges);
+
+    if (err)
+        return err;
+    port->state = PORT_LIVE;
+    for (unsigned int i = 0; i < port->ring_count; i++) {
+        err = worker_add_ring(port->ring[i]);
+        if (err) {
+            /* Leaves like any other port, with the rings that it has; the caller sees only the error. */
+            log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
+            port_close(port, "no resources");
+            return 0;
+        }
+    }
+    log_info("%s: %s port opened by pid %d", port->name.full, port->ops->kind, (int)port->pid);
+    qmp_event_port("PORT_ADDED", port, NULL);
+    return 0;
+}
+
+void port_close(struct port *port, const char *reason)
+{
+    if (port->state != PORT_LIVE)
+        return;
+    port->state = PORT_DRAINING;
+    port->reason = reason;
+    port->next_closing = closing;
+    closing = port;
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        if (port->ring[i]->worker)
+            worker_drain_ring(port->ring[i]);
+}
+
+static bool is_drained(const struct port *port)
+{
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        if (port->ring[i]->worker && atomic_load(&port->ring[i]->state) != RING_GONE)
+            return false;
+    return true;
+}
+
+/* Out of the switch: the name is free from here on, and who waited for it is served. */
+static void unlink_port(struct port *port)
+{
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        if (port->ring[i]->worker)
+            worker_forget_ring(port->ring[i]);
+    log_info("%s: closed: %s", port->name.full, port->reason);
+    qmp_event_port("PORT_REMOVED", port, port->reason);
+    vswitch_remove_port(port);
+    port->grace = worker_grace_begin();
+    port->state = PORT_UNLINKED;
+    attach_name_freed();
+}
+
+bool port_reap(void)
+{
+    struct port **link = &closing;
+
+    while (*link) {
+        struct port *port = *link;
+
+        if (port->state == PORT_DRAINING && is_drained(port))
+            unlink_port(port);
+        if (port->state == PORT_UNLINKED && worker_grace_over(port->grace)) {
+            *link = port->next_closing;
+            port->ops->destroy(port);
+        } else {
+            link = &port->next_closing;
+        }
+    }
+    return closing != NULL;
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * port - what every kind of port has in common, and the operations that make a kind
+ *
+ * A port has rings. A ring is the unit of ingress: it belongs to one worker, which alone takes frames from it. Egress goes
+ * the other way and may come from any worker; the kind serialises it.
+ *
+ * LIFE OF A PORT (control thread, except where said)
+ *
+ *   PORT_LIVE      in its switch, forwarding.
+ *                  Leaves by port_close(): the client hung up, or a command.
+ *   PORT_DRAINING  still in its switch and still holding its name. Each ring's worker forwards what was published before,
+ *                  forgets the ring, and says so (RING_GONE). Caveat: frames for this port are still accepted.
+ *   PORT_UNLINKED  out of its switch and out of the fdb, its name is free. Workers may still hold a pointer to it from the
+ *                  batch at hand, so nothing is unmapped until each has passed a batch boundary (grace period).
+ *   freed          after that, by port_reap().
+ */
+#ifndef VALED_PORT_H
+#define VALED_PORT_H
+
+#include "batch.h"
+
+#include <libvale.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct worker;
+struct vswitch;
+struct port;
+
+/* Why a frame was dropped. The first group happens on the way in, the second on the way out. */
+enum drop_reason {
+    DROP_SHORT,     /* in: less than an Ethernet header */
+    DROP_TOO_LONG,  /* in: more than 64 KiB or 64 slots */
+    DROP_TRUNCATED, /* in: the last slot published says that more follow */
+    DROP_BAD_SLOT,  /* in, out: buffer index or length out of range, or an indirect buffer */
+    DROP_SELF,      /* in: the destination is on the port that it came from */
+    DROP_GONE,      /* in: the port of the destination has just been closed */
+    DROP_RING_FULL, /* out: the receiver has no room */
+    DROP_REASONS
+};
+
+extern const char *const drop_names[DROP_REASONS];
+
+/* Counters of one direction. Written with relaxed atomics once per batch, by any worker. */
+struct port_counters {
+    _Atomic uint64_t rx_frames; /* from the port into the switch: = rx_dropped + unicast + flooded */
+    _Atomic uint64_t rx_bytes;
+    _Atomic uint64_t unicast;
+    _Atomic uint64_t flooded;
+    _Atomic uint64_t rx_dropped[DROP_REASONS];
+    _Atomic uint64_t tx_offered; /* from the switch to the port: = tx_frames + tx_dropped */
+    _Atomic uint64_t tx_frames;
+    _Atomic uint64_t tx_bytes;
+    _Atomic uint64_t tx_dropped[DROP_REASONS];
+    _Atomic uint64_t bad_head; /* times that a client published an impossible head */
+    _Atomic uint64_t kicks;    /* times that the port woke its worker */
+    _Atomic uint64_t calls;    /* times that the switch woke the client */
+};
+
+static inline void count(_Atomic uint64_t *counter, uint64_t n)
+{
+    if (n)
+        atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+enum ring_state {
+    RING_LIVE,
+    RING_DRAINING, /* set by the control thread: forward what is published, then let go */
+    RING_GONE,     /* set by the worker: it will not touch this ring again */
+};
+
+/* Ingress of one ring. Everything but state and mail_next belongs to its worker. */
+struct ring {
+    struct port *port;
+    struct worker *worker;
+    unsigned int index; /* among the port's rings */
+    unsigned int id;    /* in the table of all rings; what epoll carries */
+    int kick_fd;        /* readable, edge-triggered, when the client kicks */
+    _Atomic int state;
+    struct ring *mail_next; /* while in the worker's mailbox */
+
+    bool active;               /* on the worker's active list */
+    unsigned int empty_rounds; /* rounds without a frame, while active */
+    unsigned int drain_rounds; /* rounds since it was asked to drain */
+
+    /* Lookup cache: valid while fdb generation and time are those noted. */
+    uint64_t last_src;
+    uint64_t last_dst;
+    unsigned int last_out;
+    uint32_t cache_generation;
+    uint32_t cache_time;
+};
+
+enum port_state { PORT_LIVE, PORT_DRAINING, PORT_UNLINKED };
+
+/*
+ * What a kind of port provides. The first five run in a worker and must not allocate, lock for long or block; destroy
+ * runs in the control thread.
+ */
+struct port_ops {
+    const char *kind;
+
+    /*
+     * Adds up to `budget` frames to the empty batch, as views of the ring's memory that stay valid until consumed() or
+     * release(). Frames that are bad in themselves are counted and left out. Returns the frames added; *seen is set when
+     * anything at all was taken off the ring.
+     */
+    unsigned int (*ingress)(struct ring *ring, struct batch *batch, unsigned int budget, bool *seen);
+
+    /* The batch is forwarded: gives everything that ingress() took back to the client. */
+    void (*consumed)(struct ring *ring);
+
+    /* Asks for kicks (on), or for none (off). True when frames are there already: then kicks stay off, do not sleep. */
+    bool (*want_kick)(struct ring *ring, bool on);
+
+    /*
+     * Copies frames to the port: those of the batch that `order` lists, `n` of them, in this order. `queue` is the sender's
+     * ring, to be mapped onto the port's own. Counts what it delivers and what it drops. Wakes the client once.
+     */
+    void (*egress)(struct port *port, unsigned int queue, const struct batch *batch, const uint16_t *order, unsigned int n);
+
+    /* Frees the kind's part. No worker knows the port any more; half-built ports are accepted. */
+    void (*destroy)(struct port *port);
+};
+
+struct port {
+    const struct port_ops *ops;
+    struct vswitch *sw;
+    struct vale_name name;
+    unsigned int index; /* in the switch */
+    enum port_state state;
+    const char *reason; /* why it was closed */
+
+    uid_t uid; /* of the peer that opened it */
+    pid_t pid;
+    unsigned int users; /* descriptors that hold it open */
+    bool exclusive;
+
+    unsigned int ring_count;
+    struct ring *ring[VALE_RINGS_MAX];
+    struct port_counters counters;
+    uint64_t grace; /* PORT_UNLINKED: ticket of the grace period */
+    struct port *next_closing;
+};
+
+/*
+ * Puts a complete port of the kind into the switch of its name (created if need be) and deals its rings to workers. Takes
+ * ownership on success. 0, -EBUSY (name taken), -ENOMEM (switch full, too many switches).
+ */
+int port_add(struct port *port);
+
+/* Begins the end of a port, PORT_LIVE to PORT_DRAINING. Idempotent. reason is a string constant. */
+void port_close(struct port *port, const char *reason);
+
+/* Moves closing ports on as far as they can go now. True while some are left. */
+bool port_reap(void);
+
+/* The live or draining port of that name, or NULL. */
+struct port *port_find(const struct vale_name *name);
+
+#endif

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Native ports: netmap's rings in a region shared with the client
+ *
+ * INGRESS  The worker reads head of a TX ring once, checks that it lies within what it gave out, and turns the slots from
+ * hwcur to head into views. Each slot is read once, as two words, and the copies are checked. The buffers stay the
+ * worker's until consumed() moves hwtail.
+ *
+ * EGRESS  Several workers may fill one RX ring. Each reserves a run of slots under the ring's lock, copies without it, and
+ * completes under the lock again. Runs are published in the order of reservation: hwtail moves over the oldest runs that
+ * are complete, whoever completed them. No worker waits for another. Whoever moved hwtail calls the client, if it wants.
+ *
+ * THE CLIENT IS HOSTILE  Everything in the region may change at any time. Private here: hwcur and hwtail of each ring, the
+ * reservations, buffer count and size. A head out of range counts as "nothing new". Buffer indexes of RX slots are the
+ * client's and checked at each use. A client that lies gets its own frames spoiled.
+ */
+#include "port_ring.h"
+
+#include "copy.h"
+#include "log.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define load_acquire(p)     __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define read_once(p)        __atomic_load_n(p, __ATOMIC_RELAXED)
+#define write_once(p, v)    __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
+/* A TX ring of the client: where frames come from. */
+struct tx_ring {
+    struct ring ring;
+    struct vale_ring_ctl *ctl;
+    struct netmap_slot *slot;
+    uint32_t slots;
+    uint32_t hwcur;  /* first slot not taken */
+    uint32_t taken;  /* first slot not in the batch at hand */
+    uint32_t called; /* need_call that was answered */
+};
+
+/* A run of slots that a worker is filling. */
+struct lease {
+    uint32_t end;
+    bool complete;
+};
+
+/* An RX ring of the client: where frames go. */
+struct rx_ring {
+    pthread_mutex_t lock;
+    struct vale_ring_ctl *ctl;
+    struct netmap_slot *slot;
+    uint32_t slots;
+    uint32_t head;     /* the client's, as last seen and found legal */
+    uint32_t reserved; /* first slot not reserved */
+    uint32_t hwtail;   /* first slot not published */
+    uint32_t called;
+    /* Each worker holds at most one lease: the FIFO cannot overflow. */
+    struct lease lease[WORKERS_MAX];
+    uint32_t lease_first, lease_end;
+};
+
+struct ring_port {
+    struct port port;
+    struct region region;
+    int kick_fd;
+    int call_fd[2];  /* the ends that we write, by VALE_FD_CALL_RX / TX */
+    int peer_fd[2];  /* the ends that the client reads */
+    struct tx_ring *tx;
+    struct rx_ring *rx;
+};
+
+static inline struct ring_port *to_ring_port(const struct port *port)
+{
+    return (struct ring_port *)(uintptr_t)port;
+}
+
+static inline struct tx_ring *to_tx_ring(struct ring *ring)
+{
+    return (struct tx_ring *)ring;
+}
+
+/* Slots from a up to b on a ring of n. */
+static inline uint32_t distance(uint32_t a, uint32_t b, uint32_t n)
+{
+    return b >= a ? b - a : b + n - a;
+}
+
+static inline uint32_t advance(uint32_t i, uint32_t by, uint32_t n)
+{
+    i += by;
+    return i >= n ? i - n : i;
+}
+
+/* Wakes the client once per arming. The pipe is ours: full means that a call is on its way already. */
+static void call_client(struct ring_port *rp, enum vale_fd which, const struct vale_ring_ctl *ctl, uint32_t *called)
+{
+    uint32_t wish;
+
+    atomic_thread_fence(memory_order_seq_cst);
+    wish = read_once(&ctl->client.need_call);
+    if (wish == 0 || wish == *called)
+        return;
+    *called = wish;
+    count(&rp->port.counters.calls, 1);
+    if (write(rp->call_fd[which - VALE_FD_CALL_RX], "", 1) < 0 && errno != EAGAIN)
+        log_debug("%s: call: %s", rp->port.name.full, strerror(errno));
+}
+
+/* ----------------------------------------------------------------------------------------------------------- ingress --- */
+
+/* What the client published, in slots; 0 when its head is impossible. */
+static uint32_t tx_published(struct tx_ring *tx)
+{
+    uint32_t head = load_acquire(&tx->ctl->client.head);
+
+    if (head < tx->slots)
+        return distance(tx->hwcur, head, tx->slots);
+    count(&tx->ring.port->counters.bad_head, 1);
+    return 0;
+}
+
+/*
+ * Views one slot as the next segment of the batch. Returns the slot's flags, or -1 when the slot is not acceptable.
+ */
+static inline int view_slot(const struct region *region, struct netmap_slot *slot, struct segment *seg)
+{
+    uint64_t word = read_once((uint64_t *)slot); /* buf_idx, len and flags, read together */
+    uint32_t index = (uint32_t)word;
+    uint16_t len = (uint16_t)(word >> 32), flags = (uint16_t)(word >> 48);
+
+    if (index < 2 || index >= region->buf_count || len > region->buf_size || (flags & NS_INDIRECT))
+        return -1;
+    seg->data = region->bufs + (size_t)index * region->buf_size;
+    seg->len = len;
+    __builtin_prefetch(seg->data);
+    return flags;
+}
+
+/*
+ * Views the frame that begins at slot i, at most `slots` slots. Returns the slots it takes; *drop is the reason why it
+ * cannot be forwarded, or DROP_REASONS.
+ */
+static inline uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t i, uint32_t slots, unsigned int *drop)
+{
+    const struct region *region = &to_ring_port(tx->ring.port)->region;
+    struct frame *frame = &b->frame[b->frames];
+    uint32_t used = 0, len = 0;
+    int flags;
+
+    *drop = DROP_REASONS;
+    frame->first = b->segs;
+    do {
+        struct segment seg = {0};
+
+        flags = view_slot(region, &tx->slot[i], &seg);
+        if (flags < 0) {
+            *drop = DROP_BAD_SLOT;
+            flags = read_once(&tx->slot[i].flags);
+        }
+        /* Empty slots inside a frame are legal, and of no use to anybody. */
+        if (seg.len && used < FRAME_SEGS_MAX)
+            b->seg[b->segs++] = seg;
+        len += seg.len;
+        used++;
+        i = advance(i, 1, tx->slots);
+    } while ((flags & NS_MOREFRAG) && used < slots);
+
+    if (*drop == DROP_REASONS) {
+        if (flags & NS_MOREFRAG)
+            *drop = DROP_TRUNCATED;
+        else if (used > FRAME_SEGS_MAX || len > FRAME_LEN_MAX)
+            *drop = DROP_TOO_LONG;
+        else if (len < FRAME_LEN_MIN)
+            *drop = DROP_SHORT;
+    }
+    frame->segs = (uint16_t)(b->segs - frame->first);
+    frame->len = (uint16_t)len;
+    if (*drop != DROP_REASONS)
+        b->segs = frame->first;
+    return used;
+}
+
+static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+{
+    struct tx_ring *tx = to_tx_ring(ring);
+    struct port_counters *c = &ring->port->counters;
+    uint32_t left = tx_published(tx), i = tx->hwcur;
+
+    *seen = left != 0;
+    for (unsigned int n = 0; left && n < budget && b->segs < BATCH_MAX; n++) {
+        unsigned int drop;
+        uint32_t used = view_frame(tx, b, i, left, &drop);
+
+        if (drop == DROP_REASONS) {
+            b->frames++;
+        } else {
+            count(&c->rx_frames, 1);
+            count(&c->rx_dropped[drop], 1);
+        }
+        left -= used;
+        i = advance(i, used, tx->slots);
+    }
+    tx->taken = i;
+    return b->frames;
+}
+
+static void ring_consumed(struct ring *ring)
+{
+    struct tx_ring *tx = to_tx_ring(ring);
+
+    tx->hwcur = tx->taken;
+    write_once(&tx->ctl->valed.hwcur, tx->hwcur);
+    store_release(&tx->ctl->valed.hwtail, advance(tx->hwcur, tx->slots - 1, tx->slots));
+    /* A client that waits for room is woken to half a ring of it, not to every batch: the rest is on its way. */
+    if (tx_published(tx) <= tx->slots / 2)
+        call_client(to_ring_port(ring->port), VALE_FD_CALL_TX, tx->ctl, &tx->called);
+}
+
+static bool ring_want_kick(struct ring *ring, bool on)
+{
+    struct tx_ring *tx = to_tx_ring(ring);
+
+    write_once(&tx->ctl->valed.need_kick, on);
+    if (!on)
+        return false;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (tx_published(tx) == 0)
+        return false;
+    write_once(&tx->ctl->valed.need_kick, 0);
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ egress --- */
+
+/* Free slots of an RX ring, with the client's head taken in. One slot always stays empty. */
+static uint32_t rx_room(struct ring_port *rp, struct rx_ring *rx)
+{
+    uint32_t head = load_acquire(&rx->ctl->client.head);
+
+    if (head < rx->slots && distance(rx->head, head, rx->slots) <= distance(rx->head, rx->hwtail, rx->slots)) {
+        rx->head = head;
+        write_once(&rx->ctl->valed.hwcur, head);
+    } else {
+        count(&rp->port.counters.bad_head, 1);
+    }
+    return rx->slots - 1 - distance(rx->head, rx->reserved, rx->slots);
+}
+
+/* Slots that a frame needs. Almost all need one: do not divide for them. */
+static inline uint32_t slots_for(uint32_t len, uint32_t buf_size)
+{
+    return len <= buf_size ? 1 : (len + buf_size - 1) / buf_size;
+}
+
+struct run {
+    uint32_t first; /* slot */
+    unsigned int frames;
+    struct lease *lease;
+};
+
+/* Reserves slots for as many of the n frames, in order, as there is room for. */
+static struct run rx_reserve(struct ring_port *rp, struct rx_ring *rx, const struct batch *b, const uint16_t *order,
+                             unsigned int n)
+{
+    struct run run = {0};
+    uint32_t room, need = 0;
+
+    pthread_mutex_lock(&rx->lock);
+    room = rx_room(rp, rx);
+    for (; run.frames < n; run.frames++) {
+        uint32_t slots = slots_for(b->frame[order[run.frames]].len, rp->region.buf_size);
+
+        if (need + slots > room)
+            break;
+        need += slots;
+    }
+    run.first = rx->reserved;
+    if (need) {
+        rx->reserved = advance(rx->reserved, need, rx->slots);
+        run.lease = &rx->lease[rx->lease_end++ % WORKERS_MAX];
+        *run.lease = (struct lease){.end = rx->reserved};
+    }
+    pthread_mutex_unlock(&rx->lock);
+    return run;
+}
+
+/* Completes a run and publishes the oldest complete ones. */
+static void rx_publish(struct ring_port *rp, struct rx_ring *rx, struct lease *lease)
+{
+    uint32_t before;
+
+    pthread_mutex_lock(&rx->lock);
+    before = rx->hwtail;
+    lease->complete = true;
+    while (rx->lease_first != rx->lease_end && rx->lease[rx->lease_first % WORKERS_MAX].complete)
+        rx->hwtail = rx->lease[rx->lease_first++ % WORKERS_MAX].end;
+    if (rx->hwtail != before) {
+        store_release(&rx->ctl->valed.hwtail, rx->hwtail);
+        call_client(rp, VALE_FD_CALL_RX, rx->ctl, &rx->called);
+    }
+    pthread_mutex_unlock(&rx->lock);
+}
+
+/* The buffer of an RX slot, or NULL when the client put nonsense there. */
+static inline uint8_t *rx_buffer(const struct region *region, const struct netmap_slot *slot)
+{
+    uint32_t index = read_once(&slot->buf_idx);
+
+    if (index < 2 || index >= region->buf_count)
+        return NULL;
+    return region->bufs + (size_t)index * region->buf_size;
+}
+
+static inline void fill_slot(struct netmap_slot *slot, uint32_t len, uint32_t flags)
+{
+    write_once((uint32_t *)&slot->len, len | flags << 16);
+}
+
+/* The rare frame: several segments, several slots, or both. Returns the slots filled; *good false if one had no buffer. */
+static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint32_t at, const struct batch *b,
+                          const struct frame *f, bool *good)
+{
+    const struct segment *seg = &b->seg[f->first];
+    uint32_t slots = slots_for(f->len, region->buf_size), left = f->len, from = 0;
+
+    for (uint32_t k = 0; k < slots; k++, at = advance(at, 1, rx->slots)) {
+        uint8_t *to = rx_buffer(region, &rx->slot[at]);
+        uint32_t len = left < region->buf_size ? left : region->buf_size;
+
+        left -= len;
+        *good = *good && to;
+        fill_slot(&rx->slot[at], to ? len : 0, (left ? NS_MOREFRAG : 0) | slots << NS_PORT_SHIFT);
+        while (len) {
+            uint32_t part = seg->len - from < len ? seg->len - from : len;
+
+            if (to) {
+                memcpy(to, seg->data + from, part);
+                to += part;
+            }
+            len -= part;
+            from += part;
+            if (from == seg->len) {
+                seg++;
+                from = 0;
+            }
+        }
+    }
+    return slots;
+}
+
+static void ring_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                        unsigned int n)
+{
+    struct ring_port *rp = to_ring_port(port);
+    const struct region *region = &rp->region;
+    struct rx_ring *rx = &rp->rx[queue % region->config.rx_rings];
+    struct port_counters *c = &port->counters;
+    struct run run = rx_reserve(rp, rx, b, order, n);
+    uint32_t at = run.first;
+    uint64_t bytes = 0, bad = 0;
+
+    for (unsigned int k = 0; k < run.frames; k++) {
+        const struct frame *f = &b->frame[order[k]];
+        bool good = true;
+
+        if (f->segs == 1 && f->len <= region->buf_size) {
+            uint8_t *to = rx_buffer(region, &rx->slot[at]);
+
+            good = to != NULL;
+            if (to)
+                copy_bytes(to, b->seg[f->first].data, f->len);
+            fill_slot(&rx->slot[at], to ? f->len : 0, 1 << NS_PORT_SHIFT);
+            at = advance(at, 1, rx->slots);
+        } else {
+            at = advance(at, copy_long(region, rx, at, b, f, &good), rx->slots);
+        }
+        bad += !good;
+        bytes += good ? f->len : 0;
+    }
+    if (run.lease)
+        rx_publish(rp, rx, run.lease);
+    count(&c->tx_frames, run.frames - bad);
+    count(&c->tx_bytes, bytes);
+    count(&c->tx_dropped[DROP_BAD_SLOT], bad);
+    count(&c->tx_dropped[DROP_RING_FULL], n - run.frames);
+}
+
+/* ------------------------------------------------------------------------------------------------ making and ending --- */
+
+static int make_channels(struct ring_port *rp)
+{
+    rp->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (rp->kick_fd < 0)
+        return -errno;
+    for (int i = 0; i < 2; i++) {
+        int ends[2];
+
+        if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+            return -errno;
+        rp->peer_fd[i] = ends[0];
+        rp->call_fd[i] = ends[1];
+    }
+    return 0;
+}
+
+static int make_rings(struct ring_port *rp)
+{
+    const struct region_config *c = &rp->region.config;
+
+    rp->tx = calloc(c->tx_rings, sizeof(*rp->tx));
+    rp->rx = calloc(c->rx_rings, sizeof(*rp->rx));
+    if (!rp->tx || !rp->rx)
+        return -ENOMEM;
+    for (unsigned int i = 0; i < c->tx_rings; i++) {
+        struct tx_ring *tx = &rp->tx[i];
+
+        tx->ctl = region_ctl(&rp->region, i);
+        tx->slot = region_ring(&rp->region, i)->slot;
+        tx->slots = c->tx_slots;
+        tx->ring.port = &rp->port;
+        tx->ring.index = i;
+        /* One kick wakes the rings of all workers; epoll wants a descriptor of its own for each. */
+        tx->ring.kick_fd = fcntl(rp->kick_fd, F_DUPFD_CLOEXEC, 0);
+        rp->port.ring[rp->port.ring_count++] = &tx->ring;
+        if (tx->ring.kick_fd < 0)
+            return -errno;
+    }
+    for (unsigned int i = 0; i < c->rx_rings; i++) {
+        struct rx_ring *rx = &rp->rx[i];
+
+        pthread_mutex_init(&rx->lock, NULL);
+        rx->ctl = region_ctl(&rp->region, c->tx_rings + i);
+        rx->slot = region_ring(&rp->region, c->tx_rings + i)->slot;
+        rx->slots = c->rx_slots;
+    }
+    return 0;
+}
+
+static void ring_destroy(struct port *port)
+{
+    struct ring_port *rp = to_ring_port(port);
+
+    region_destroy(&rp->region);
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        if (port->ring[i]->kick_fd >= 0)
+            close(port->ring[i]->kick_fd);
+    if (rp->kick_fd >= 0)
+        close(rp->kick_fd);
+    for (int i = 0; i < 2; i++) {
+        if (rp->call_fd[i] >= 0)
+            close(rp->call_fd[i]);
+        if (rp->peer_fd[i] >= 0)
+            close(rp->peer_fd[i]);
+    }
+    free(rp->tx);
+    free(rp->rx);
+    free(rp);
+}
+
+int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config)
+{
+    struct ring_port *rp = calloc(1, sizeof(*rp));
+    int err;
+
+    if (!rp)
+        return -ENOMEM;
+    rp->port.ops = &ring_port_ops;
+    rp->port.name = *name;
+    rp->kick_fd = rp->call_fd[0] = rp->call_fd[1] = rp->peer_fd[0] = rp->peer_fd[1] = -1;
+    err = region_create(&rp->region, config, name->full);
+    if (err == 0)
+        err = make_channels(rp);
+    if (err == 0)
+        err = make_rings(rp);
+    if (err) {
+        ring_destroy(&rp->port);
+        return err;
+    }
+    *port = &rp->port;
+    return 0;
+}
+
+const struct region *ring_port_region(const struct port *port)
+{
+    return &to_ring_port(port)->region;
+}
+
+void ring_port_fds(const struct port *port, int fds[VALE_FD_COUNT])
+{
+    const struct ring_port *rp = to_ring_port(port);
+
+    fds[VALE_FD_MEM] = rp->region.fd;
+    fds[VALE_FD_KICK] = rp->kick_fd;
+    fds[VALE_FD_CALL_RX] = rp->peer_fd[0];
+    fds[VALE_FD_CALL_TX] = rp->peer_fd[1];
+}
+
+const struct port_ops ring_port_ops = {
+    .kind = "native",
+    .ingress = ring_ingress,
+    .consumed = ring_consumed,
+    .want_kick = ring_want_kick,
+    .egress = ring_egress,
+    .destroy = ring_destroy,
+};

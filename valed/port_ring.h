@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Native ports: netmap's rings in a region shared with the client. */
+#ifndef VALED_PORT_RING_H
+#define VALED_PORT_RING_H
+
+#include "port.h"
+#include "region.h"
+
+/* Makes a native port, not yet in a switch. config must be clamped. 0 or -errno. */
+int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config);
+
+/* What REGISTER hands over; the descriptors stay the port's. */
+const struct region *ring_port_region(const struct port *port);
+void ring_port_fds(const struct port *port, int fds[VALE_FD_COUNT]);
+
+extern const struct port_ops ring_port_ops;
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Switches, ports and counters as JSON. */
+#include "query.h"
+
+#include "version.h"
+#include "vswitch.h"
+
+#include <string.h>
+#include <time.h>
+
+json_t *query_version(void)
+{
+    return json_pack("{s:{s:i, s:i, s:i}, s:s}", "vale", "major", VALE_VERSION_MAJOR, "minor", VALE_VERSION_MINOR, "micro",
+                     VALE_VERSION_MICRO, "package", "valed " VALE_VERSION);
+}
+
+json_t *query_switch(const struct vswitch *sw)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return json_pack("{s:s, s:i, s:i}", "name", sw->name, "ports", (int)sw->port_count, "stations",
+                     (int)fdb_count(&sw->fdb, (uint32_t)now.tv_sec));
+}
+
+json_t *query_switches(void)
+{
+    json_t *list = json_array();
+
+    for (const struct vswitch *sw = switches; sw; sw = sw->next)
+        json_array_append_new(list, query_switch(sw));
+    return list;
+}
+
+static json_t *number(const _Atomic uint64_t *counter)
+{
+    return json_integer((json_int_t)atomic_load_explicit(counter, memory_order_relaxed));
+}
+
+/* Only the reasons that happened. */
+static json_t *drops(const _Atomic uint64_t *dropped)
+{
+    json_t *object = json_object();
+
+    for (int i = 0; i < DROP_REASONS; i++)
+        if (dropped[i])
+            json_object_set_new(object, drop_names[i], number(&dropped[i]));
+    return object;
+}
+
+json_t *query_port(const struct port *port)
+{
+    const struct port_counters *c = &port->counters;
+    json_t *object = json_pack("{s:s, s:s, s:i, s:i, s:b, s:{s:I, s:i}}", "name", port->name.full, "kind", port->ops->kind,
+                               "index", (int)port->index, "rings", (int)port->ring_count, "exclusive", port->exclusive,
+                               "peer", "uid", (json_int_t)port->uid, "pid", (int)port->pid);
+    json_t *rx = json_object(), *tx = json_object();
+
+    json_object_set_new(rx, "frames", number(&c->rx_frames));
+    json_object_set_new(rx, "bytes", number(&c->rx_bytes));
+    json_object_set_new(rx, "unicast", number(&c->unicast));
+    json_object_set_new(rx, "flooded", number(&c->flooded));
+    json_object_set_new(rx, "dropped", drops(c->rx_dropped));
+    json_object_set_new(tx, "offered", number(&c->tx_offered));
+    json_object_set_new(tx, "frames", number(&c->tx_frames));
+    json_object_set_new(tx, "bytes", number(&c->tx_bytes));
+    json_object_set_new(tx, "dropped", drops(c->tx_dropped));
+    json_object_set_new(object, "rx", rx);
+    json_object_set_new(object, "tx", tx);
+    json_object_set_new(object, "kicks", number(&c->kicks));
+    json_object_set_new(object, "calls", number(&c->calls));
+    json_object_set_new(object, "bad-head", number(&c->bad_head));
+    return object;
+}
+
+json_t *query_ports(const char *switch_name)
+{
+    json_t *list;
+
+    if (switch_name && !vswitch_find(switch_name))
+        return NULL;
+    list = json_array();
+    for (struct vswitch *sw = switches; sw; sw = sw->next)
+        for (unsigned int i = 0; i < sw->port_limit && (!switch_name || strcmp(sw->name, switch_name) == 0); i++)
+            if (sw->ports[i])
+                json_array_append_new(list, query_port(sw->ports[i]));
+    return list;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* query - switches, ports and counters as JSON, as the query-* commands return them (docs/qmp.md). */
+#ifndef VALED_QUERY_H
+#define VALED_QUERY_H
+
+#include <jansson.h>
+
+struct port;
+struct vswitch;
+
+json_t *query_version(void);
+json_t *query_switch(const struct vswitch *sw);
+json_t *query_switches(void);
+json_t *query_port(const struct port *port);
+
+/* All ports, or those of one switch. NULL when there is no such switch. */
+json_t *query_ports(const char *switch_name);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * rundir - the runtime directory as its owner sees it: the lock that keeps a second valed out, and the two sockets
+ *
+ * Ends the program with one line when something is wrong there: 1 failure, 4 another valed has the directory.
+ */
+#ifndef VALED_RUNDIR_H
+#define VALED_RUNDIR_H
+
+/* Finds or makes the directory, takes the lock, and enters it: paths are relative from here on, so they always fit. */
+void rundir_enter(void);
+
+/* Its path, for people. */
+const char *rundir_path(void);
+
+/* Binds a socket of the directory, replacing a stale one. group: may use it, or NULL. */
+int rundir_bind(const char *name, int type, unsigned int mode, const char *group);
+
+/* Removes the sockets. */
+void rundir_leave(void);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Named switches and their ports. */
+#include "vswitch.h"
+
+#include "qmp.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct vswitch *switches;
+static struct vswitch *dying; /* out of the list, waiting for their grace period */
+
+struct vswitch *vswitch_find(const char *name)
+{
+    struct vswitch *sw = switches;
+
+    while (sw && strcmp(sw->name, name) != 0)
+        sw = sw->next;
+    return sw;
+}
+
+static struct vswitch *vswitch_create(const char *name, unsigned int max_switches)
+{
+    struct vswitch *sw, **end = &switches;
+    unsigned int n = 0;
+
+    for (; *end; end = &(*end)->next)
+        n++;
+    if (n >= max_switches)
+        return NULL;
+    sw = calloc(1, sizeof(*sw));
+    if (!sw)
+        return NULL;
+    if (fdb_init(&sw->fdb) != 0) {
+        free(sw);
+        return NULL;
+    }
+    strcpy(sw->name, name);
+    *end = sw;
+    qmp_event_switch("SWITCH_ADDED", sw);
+    return sw;
+}
+
+static void vswitch_remove(struct vswitch *sw)
+{
+    struct vswitch **link = &switches;
+
+    while (*link != sw)
+        link = &(*link)->next;
+    *link = sw->next;
+    qmp_event_switch("SWITCH_REMOVED", sw);
+    sw->grace = worker_grace_begin();
+    sw->next = dying;
+    dying = sw;
+}
+
+bool vswitch_reap(void)
+{
+    struct vswitch **link = &dying;
+
+    while (*link) {
+        struct vswitch *sw = *link;
+
+        if (!worker_grace_over(sw->grace)) {
+            link = &sw->next;
+            continue;
+        }
+        *link = sw->next;
+        fdb_destroy(&sw->fdb);
+        free(sw);
+    }
+    return dying != NULL;
+}
+
+static unsigned int free_index(const struct vswitch *sw)
+{
+    unsigned int i = 0;
+
+    while (i < SWITCH_PORTS && sw->ports[i])
+        i++;
+    return i;
+}
+
+static void set_port_limit(struct vswitch *sw)
+{
+    unsigned int limit = SWITCH_PORTS;
+
+    while (limit && !sw->ports[limit - 1])
+        limit--;
+    sw->port_limit = limit;
+}
+
+int vswitch_add_port(struct port *port, unsigned int max_switches)
+{
+    struct vswitch *sw = vswitch_find(port->name.sw);
+
+    for (unsigned int i = 0; sw && i < sw->port_limit; i++)
+        if (sw->ports[i] && strcmp(sw->ports[i]->name.port, port->name.port) == 0)
+            return -EBUSY;
+    if (sw && sw->port_count == SWITCH_PORTS)
+        return -ENOMEM;
+    if (!sw && !(sw = vswitch_create(port->name.sw, max_switches)))
+        return -ENOMEM;
+    port->sw = sw;
+    port->index = free_index(sw);
+    sw->port_count++;
+    atomic_store_explicit(&sw->ports[port->index], port, memory_order_release);
+    set_port_limit(sw);
+    return 0;
+}
+
+void vswitch_remove_port(struct port *port)
+{
+    struct vswitch *sw = port->sw;
+
+    atomic_store(&sw->ports[port->index], NULL);
+    set_port_limit(sw);
+    fdb_flush_port(&sw->fdb, port->index);
+    if (--sw->port_count == 0)
+        vswitch_remove(sw);
+}

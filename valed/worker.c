@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The threads that forward: active lists, budgets, sleeping, and grace periods. */
+#include "worker.h"
+
+#include "forward.h"
+#include "log.h"
+
+#include <vale_proto.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RINGS_MAX      65536
+#define EMPTY_ROUNDS   64 /* before a ring returns to kick mode */
+#define EPOLL_INTERVAL 50 /* microseconds */
+#define EVENTS_MAX     64
+#define WAKE_ID        UINT64_MAX
+
+struct worker {
+    pthread_t thread;
+    unsigned int index;
+    int epoll_fd;
+    int wake_fd;
+    int cpu; /* -1: not pinned */
+    _Atomic bool stop;
+    _Atomic(struct ring *) mailbox;
+    unsigned int rings; /* dealt to it; control thread */
+
+    struct ring **active;
+    unsigned int active_count;
+    unsigned int budget;
+    struct batch *batch;
+
+    /* Even: asleep. Odd: awake; goes up by two at each moment without references. */
+    _Atomic uint64_t phase __attribute__((aligned(64)));
+    _Atomic uint64_t rounds;
+    _Atomic uint64_t sleeps;
+};
+
+static struct worker workers[WORKERS_MAX];
+static unsigned int worker_count;
+static int notice_fd = -1;
+static _Atomic(struct ring *) ring_table[RINGS_MAX];
+
+/* ------------------------------------------------------------------------------------------------ the worker's side --- */
+
+static void notice(void)
+{
+    uint64_t one = 1;
+
+    /* An eventfd of our own: full only after 2^64 notices. */
+    if (write(notice_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+        log_warn("cannot wake the control thread: %s", strerror(errno));
+}
+
+static void activate(struct worker *w, struct ring *ring)
+{
+    if (ring->active)
+        return;
+    ring->active = true;
+    ring->empty_rounds = 0;
+    ring->port->ops->want_kick(ring, false);
+    w->active[w->active_count++] = ring;
+}
+
+/* Takes the ring at position i off the active list. */
+static void deactivate(struct worker *w, unsigned int i)
+{
+    w->active[i]->active = false;
+    w->active[i] = w->active[--w->active_count];
+}
+
+static void read_mailbox(struct worker *w)
+{
+    struct ring *ring = atomic_exchange(&w->mailbox, NULL);
+
+    while (ring) {
+        struct ring *next = ring->mail_next;
+
+        activate(w, ring);
+        ring = next;
+    }
+}
+
+static void read_events(struct worker *w, int timeout)
+{
+    struct epoll_event events[EVENTS_MAX];
+    int n = epoll_wait(w->epoll_fd, events, EVENTS_MAX, timeout);
+
+    if (timeout != 0) {
+        /* Awake: from here on the control thread waits for us. The fence orders this before every look at a port. */
+        atomic_fetch_add(&w->phase, 1);
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+    for (int i = 0; i < n; i++) {
+        struct ring *ring;
+
+        if (events[i].data.u64 == WAKE_ID)
+            continue;
+        ring = atomic_load(&ring_table[events[i].data.u64]);
+        if (ring && ring->worker == w) {
+            count(&ring->port->counters.kicks, 1);
+            activate(w, ring);
+        }
+    }
+}
+
+/* One budget of frames from one ring. False when it had none. */
+static bool serve(struct worker *w, struct ring *ring, uint32_t now)
+{
+    const struct port_ops *ops = ring->port->ops;
+    bool seen = false;
+
+    w->batch->frames = 0;
+    w->batch->segs = 0;
+    if (ops->ingress(ring, w->batch, w->budget, &seen))
+        forward_batch(ring, w->batch, now);
+    if (seen)
+        ops->consumed(ring);
+    return seen;
+}
+
+/* A ring that has had nothing for a while goes to sleep. */
+static void rest(struct worker *w, unsigned int i)
+{
+    struct ring *ring = w->active[i];
+
+    if (++ring->empty_rounds < EMPTY_ROUNDS)
+        return;
+    if (ring->port->ops->want_kick(ring, true))
+        ring->empty_rounds = 0;
+    else
+        deactivate(w, i);
+}
+
+/*
+ * A ring on its way out is gone when it is empty, or when all that it can hold has been forwarded: its client may still be
+ * there and publish for ever.
+ */
+static void drain(struct worker *w, unsigned int i, bool empty)
+{
+    struct ring *ring = w->active[i];
+
+    if (!empty && ++ring->drain_rounds * w->budget <= VALE_MAX_SLOTS)
+        return;
+    deactivate(w, i);
+    atomic_store(&ring->state, RING_GONE);
+    notice();
+}
+
+static void serve_all(struct worker *w, uint32_t now)
+{
+    for (unsigned int i = w->active_count; i-- > 0;) {
+        struct ring *ring = w->active[i];
+        bool draining = atomic_load_explicit(&ring->state, memory_order_acquire) == RING_DRAINING;
+        bool seen = serve(w, ring, now);
+
+        if (seen)
+            ring->empty_rounds = 0;
+        if (draining)
+            drain(w, i, !seen);
+        else if (!seen)
+            rest(w, i);
+    }
+}
+
+static uint64_t now_us(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    uint64_t last_epoll = 0;
+
+    while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
+        uint64_t now = now_us();
+
+        if (w->active_count == 0) {
+            atomic_fetch_add(&w->phase, 1); /* asleep: holding nothing */
+            atomic_fetch_add_explicit(&w->sleeps, 1, memory_order_relaxed);
+            read_events(w, -1);
+            last_epoll = now = now_us();
+        } else if (now - last_epoll >= EPOLL_INTERVAL) {
+            read_events(w, 0);
+            last_epoll = now;
+        }
+        if (atomic_load_explicit(&w->mailbox, memory_order_relaxed))
+            read_mailbox(w);
+        serve_all(w, (uint32_t)(now / 1000000));
+        atomic_fetch_add(&w->phase, 2);
+        atomic_fetch_add_explicit(&w->rounds, 1, memory_order_relaxed);
+    }
+    return NULL;
+}
+
+/* ----------------------------------------------------------------------------------------- the control thread's side --- */
+
+static void wake(struct worker *w)
+{
+    uint64_t one = 1;
+
+    if (write(w->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+        log_warn("cannot wake worker %u: %s", w->index, strerror(errno));
+}
+
+static void post(struct worker *w, struct ring *ring)
+{
+    struct ring *head = atomic_load(&w->mailbox);
+
+    do
+        ring->mail_next = head;
+    while (!atomic_compare_exchange_weak(&w->mailbox, &head, ring));
+    wake(w);
+}
+
+static int worker_init(struct worker *w, unsigned int index, unsigned int budget)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_ID};
+
+    w->index = index;
+    w->budget = budget;
+    w->cpu = -1;
+    w->phase = 1;
+    w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    w->batch = malloc(sizeof(*w->batch));
+    /* Reserved, not touched: a page is used per 512 active rings. */
+    w->active = mmap(NULL, RINGS_MAX * sizeof(*w->active), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w->epoll_fd < 0 || w->wake_fd < 0 || !w->batch || w->active == MAP_FAILED)
+        return -ENOMEM;
+    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->wake_fd, &ev) < 0)
+        return -errno;
+    return 0;
+}
+
+/* Pins worker i to the i-th CPU of a list such as "0,2-5". */
+static int pin(struct worker *w, const char *cpus)
+{
+    cpu_set_t set, one;
+    unsigned int nth = 0;
+
+    CPU_ZERO(&set);
+    for (const char *p = cpus; *p;) {
+        char *end;
+        unsigned long first = strtoul(p, &end, 10), last = first;
+
+        if (end != p && *end == '-')
+            last = strtoul(end + 1, &end, 10);
+        if (end == p || first > last || last >= CPU_SETSIZE || (*end != ',' && *end != '\0'))
+            return -EINVAL;
+        for (; first <= last; first++)
+            CPU_SET(first, &set);
+        p = *end ? end + 1 : end;
+    }
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &set) && nth++ == w->index % (unsigned int)CPU_COUNT(&set)) {
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            w->cpu = cpu;
+            return -pthread_setaffinity_np(w->thread, sizeof(one), &one);
+        }
+    }
+    return -EINVAL;
+}
+
+int workers_start(unsigned int n, const char *cpus, unsigned int batch)
+{
+    notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (notice_fd < 0)
+        return -errno;
+    for (unsigned int i = 0; i < n; i++) {
+        struct worker *w = &workers[i];
+        int err = worker_init(w, i, batch);
+
+        if (err == 0)
+            err = -pthread_create(&w->thread, NULL, worker_main, w);
+        if (err == 0)
+            worker_count++;
+        if (err == 0 && cpus)
+            err = pin(w, cpus);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+void workers_stop(void)
+{
+    for (unsigned int i = 0; i < worker_count; i++) {
+        atomic_store(&workers[i].stop, true);
+        wake(&workers[i]);
+        pthread_join(workers[i].thread, NULL);
+        close(workers[i].epoll_fd);
+        close(workers[i].wake_fd);
+        free(workers[i].batch);
+        munmap(workers[i].active, RINGS_MAX * sizeof(*workers[i].active));
+    }
+    worker_count = 0;
+    close(notice_fd);
+}
+
+int workers_notice_fd(void)
+{
+    return notice_fd;
+}
+
+int worker_add_ring(struct ring *ring)
+{
+    struct worker *w = &workers[0];
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+    unsigned int id = 0;
+
+    for (unsigned int i = 1; i < worker_count; i++)
+        if (workers[i].rings < w->rings)
+            w = &workers[i];
+    while (id < RINGS_MAX && ring_table[id])
+        id++;
+    if (id == RINGS_MAX)
+        return -ENOMEM;
+    ring->id = id;
+    ring->worker = w;
+    ring->last_src = ring->last_dst = UINT64_MAX;
+    atomic_store(&ring->state, RING_LIVE);
+    atomic_store(&ring_table[id], ring);
+    ev.data.u64 = id;
+    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, ring->kick_fd, &ev) < 0) {
+        atomic_store(&ring_table[id], NULL);
+        ring->worker = NULL;
+        return -errno;
+    }
+    w->rings++;
+    return 0;
+}
+
+void worker_drain_ring(struct ring *ring)
+{
+    atomic_store(&ring->state, RING_DRAINING);
+    post(ring->worker, ring);
+}
+
+void worker_forget_ring(struct ring *ring)
+{
+    epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
+    atomic_store(&ring_table[ring->id], NULL);
+    ring->worker->rings--;
+    ring->worker = NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------- grace periods --- */
+
+/*
+ * One grace period serves everybody who asked before it began. Tickets are numbers of periods: `begun` is the newest that
+ * has noted the workers' phases, `over` the newest that has ended.
+ */
+static uint64_t grace_begun, grace_ended;
+static uint64_t grace_phase[WORKERS_MAX];
+
+static bool grace_advance(void)
+{
+    for (unsigned int i = 0; i < worker_count; i++) {
+        uint64_t phase = atomic_load(&workers[i].phase);
+
+        if ((grace_phase[i] & 1) && phase == grace_phase[i])
+            return false;
+    }
+    grace_ended = grace_begun;
+    return true;
+}
+
+static void grace_note(void)
+{
+    grace_begun++;
+    atomic_thread_fence(memory_order_seq_cst);
+    for (unsigned int i = 0; i < worker_count; i++)
+        grace_phase[i] = atomic_load(&workers[i].phase);
+}
+
+uint64_t worker_grace_begin(void)
+{
+    if (grace_ended == grace_begun)
+        grace_note();
+    else
+        return grace_begun + 1; /* the period under way began too early for this one */
+    return grace_begun;
+}
+
+bool worker_grace_over(uint64_t ticket)
+{
+    if (grace_ended < grace_begun && grace_advance() && ticket > grace_begun)
+        grace_note();
+    return grace_ended >= ticket;
+}
+
+json_t *workers_describe(void)
+{
+    json_t *list = json_array();
+
+    for (unsigned int i = 0; i < worker_count; i++) {
+        struct worker *w = &workers[i];
+
+        json_array_append_new(list, json_pack("{s:i, s:i, s:i, s:I, s:I}", "worker", (int)i, "cpu", w->cpu, "rings",
+                                              (int)w->rings, "rounds", (json_int_t)w->rounds, "sleeps",
+                                              (json_int_t)w->sleeps));
+    }
+    return list;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * worker - the threads that forward
+ *
+ * Each ring belongs to one worker. A worker keeps an active list: a ring joins it on a kick, is then polled with kicks off,
+ * every active ring getting the same budget of frames in each round, and leaves it after EMPTY_ROUNDS rounds without a
+ * frame: kicks on, full fence, one more look. A worker whose list is empty sleeps in epoll; a busy one looks at epoll every
+ * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No timers, no ticks.
+ *
+ * A worker never waits for the control thread. What the control thread wants from it comes as rings in a lock-free mailbox.
+ *
+ * RECLAIMING MEMORY (quiescent-state-based reclamation)
+ *
+ * Between batches a worker holds no pointer to a port or a switch but those of the rings on its list. It counts these
+ * moments, and says when it is asleep. The control thread unlinks an object, calls worker_grace_begin(), and may free the
+ * object once worker_grace_over(): each worker has passed such a moment since, or was asleep. epoll carries ring ids, not
+ * pointers, so an event that was fetched for a ring that is gone finds nothing.
+ */
+#ifndef VALED_WORKER_H
+#define VALED_WORKER_H
+
+#include "port.h"
+
+#include <jansson.h>
+
+#define WORKERS_MAX 64
+
+/* Starts n threads. cpus: a list as of taskset(1), dealt round; NULL: not pinned. 0 or -errno. */
+int workers_start(unsigned int n, const char *cpus, unsigned int batch);
+
+/* Ends them and waits. */
+void workers_stop(void);
+
+/* Becomes readable when a worker has let go of a ring. */
+int workers_notice_fd(void);
+
+/* Gives a ring to the worker with the fewest and lets its kicks wake it. 0 or -errno. */
+int worker_add_ring(struct ring *ring);
+
+/* Asks the ring's worker to forward what is published and let go: RING_GONE follows, and a notice. */
+void worker_drain_ring(struct ring *ring);
+
+/* After RING_GONE. */
+void worker_forget_ring(struct ring *ring);
+
+/* Grace periods; see above. Control thread only. */
+uint64_t worker_grace_begin(void);
+bool worker_grace_over(uint64_t ticket);
+
+/* For query-workers: a list of {worker, cpu, rings, rounds, sleeps}. */
+json_t *workers_describe(void);
+
+#endif
