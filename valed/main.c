@@ -26,6 +26,7 @@
 #include "port.h"
 #include "qmp.h"
 #include "rundir.h"
+#include "vhost.h"
 #include "vswitch.h"
 #include "watch.h"
 #include "worker.h"
@@ -44,7 +45,7 @@
 #include <unistd.h>
 
 #define EVENTS_MAX 64
-#define REAP_MS    1 /* how often a grace period is looked at while one runs */
+#define RECLAIM_MS 1 /* how often a grace period is looked at while one runs */
 
 static int epoll_fd = -1;
 static struct watch signal_watch, notice_watch;
@@ -115,6 +116,8 @@ static void handle_event(struct watch *w, uint32_t events)
     case WATCH_ATTACH: attach_ready(w, events); break;
     case WATCH_QMP_LISTEN: qmp_accept(w); break;
     case WATCH_QMP: qmp_ready(w, events); break;
+    case WATCH_VHOST_LISTEN: vhost_accept(w); break;
+    case WATCH_VHOST: vhost_ready(w, events); break;
     }
 }
 
@@ -127,12 +130,12 @@ static int64_t now_ms(void)
 }
 
 /* How long the loop may sleep: for ever, until the linger time is over, or until a grace period is looked at again. */
-static int sleep_time(bool reaping)
+static int sleep_time(bool reclaiming)
 {
     int64_t left;
 
-    if (reaping)
-        return REAP_MS;
+    if (reclaiming)
+        return RECLAIM_MS;
     if (!options.linger || switches || attach_clients() || qmp_clients()) {
         idle_since = -1;
         return -1;
@@ -149,8 +152,10 @@ static void loop(void)
 {
     while (!quitting) {
         struct epoll_event events[EVENTS_MAX];
-        bool reaping = port_reap() | vswitch_reap();
-        int n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reaping));
+        int n;
+
+        port_reap();
+        n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reclaim_run()));
 
         for (int i = 0; i < n; i++) {
             struct watch *w = events[i].data.ptr;
@@ -227,10 +232,10 @@ static void stop(void)
 {
     rundir_leave();
     attach_stop();
-    while (port_reap() | vswitch_reap()) {
+    while (port_reap() | reclaim_run()) {
         struct epoll_event event;
 
-        epoll_wait(epoll_fd, &event, 1, REAP_MS);
+        epoll_wait(epoll_fd, &event, 1, RECLAIM_MS);
     }
     qmp_stop();
     free_doomed();

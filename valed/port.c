@@ -15,10 +15,10 @@
 const char *const drop_names[DROP_REASONS] = {
     [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
     [DROP_BAD_SLOT] = "bad_slot", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
-    [DROP_RING_FULL] = "ring_full",
+    [DROP_RING_FULL] = "ring_full", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
 };
 
-static struct port *closing; /* draining and unlinked ports */
+static struct port *draining;
 
 struct port *port_find(const struct vale_name *name)
 {
@@ -57,8 +57,8 @@ void port_close(struct port *port, const char *reason)
         return;
     port->state = PORT_DRAINING;
     port->reason = reason;
-    port->next_closing = closing;
-    closing = port;
+    port->next_draining = draining;
+    draining = port;
     for (unsigned int i = 0; i < port->ring_count; i++)
         if (port->ring[i]->worker)
             worker_drain_ring(port->ring[i]);
@@ -72,6 +72,13 @@ static bool is_drained(const struct port *port)
     return true;
 }
 
+static void port_free(void *arg)
+{
+    struct port *port = arg;
+
+    port->ops->destroy(port);
+}
+
 /* Out of the switch: the name is free from here on, and who waited for it is served. */
 static void unlink_port(struct port *port)
 {
@@ -81,26 +88,24 @@ static void unlink_port(struct port *port)
     log_info("%s: closed: %s", port->name.full, port->reason);
     qmp_event_port("PORT_REMOVED", port, port->reason);
     vswitch_remove_port(port);
-    port->grace = worker_grace_begin();
     port->state = PORT_UNLINKED;
+    reclaim(port_free, port);
     attach_name_freed();
 }
 
 bool port_reap(void)
 {
-    struct port **link = &closing;
+    struct port **link = &draining;
 
     while (*link) {
         struct port *port = *link;
 
-        if (port->state == PORT_DRAINING && is_drained(port))
+        if (is_drained(port)) {
+            *link = port->next_draining;
             unlink_port(port);
-        if (port->state == PORT_UNLINKED && worker_grace_over(port->grace)) {
-            *link = port->next_closing;
-            port->ops->destroy(port);
         } else {
-            link = &port->next_closing;
+            link = &port->next_draining;
         }
     }
-    return closing != NULL;
+    return draining != NULL;
 }

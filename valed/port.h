@@ -12,8 +12,7 @@
  *   PORT_DRAINING  still in its switch and still holding its name. Each ring's worker forwards what was published before,
  *                  forgets the ring, and says so (RING_GONE). Caveat: frames for this port are still accepted.
  *   PORT_UNLINKED  out of its switch and out of the fdb, its name is free. Workers may still hold a pointer to it from the
- *                  batch at hand, so nothing is unmapped until each has passed a batch boundary (grace period).
- *   freed          after that, by port_reap().
+ *                  batch at hand, so nothing is unmapped until each has passed a batch boundary (reclaim()).
  */
 #ifndef VALED_PORT_H
 #define VALED_PORT_H
@@ -39,6 +38,8 @@ enum drop_reason {
     DROP_SELF,      /* in: the destination is on the port that it came from */
     DROP_GONE,      /* in: the port of the destination has just been closed */
     DROP_RING_FULL, /* out: the receiver has no room */
+    DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */
+    DROP_DOWN,      /* out: nobody is connected, or the guest's driver is not there */
     DROP_REASONS
 };
 
@@ -81,6 +82,7 @@ struct ring {
     int kick_fd;        /* readable, edge-triggered, when the client kicks */
     _Atomic int state;
     struct ring *mail_next; /* while in the worker's mailbox */
+    _Atomic bool mailed;
 
     bool active;               /* on the worker's active list */
     unsigned int empty_rounds; /* rounds without a frame, while active */
@@ -142,8 +144,7 @@ struct port {
     unsigned int ring_count;
     struct ring *ring[VALE_RINGS_MAX];
     struct port_counters counters;
-    uint64_t grace; /* PORT_UNLINKED: ticket of the grace period */
-    struct port *next_closing;
+    struct port *next_draining;
 };
 
 /*
@@ -155,7 +156,7 @@ int port_add(struct port *port);
 /* Begins the end of a port, PORT_LIVE to PORT_DRAINING. Idempotent. reason is a string constant. */
 void port_close(struct port *port, const char *reason);
 
-/* Moves closing ports on as far as they can go now. True while some are left. */
+/* Unlinks the ports that are drained. True while some are still draining. */
 bool port_reap(void);
 
 /* The live or draining port of that name, or NULL. */

@@ -2,6 +2,7 @@
 /* qmp.sock: management in the QEMU Machine Protocol. */
 #include "qmp.h"
 
+#include "control.h"
 #include "log.h"
 #include "main.h"
 #include "query.h"
@@ -162,7 +163,8 @@ static json_t *cmd_quit(json_t *arguments, const char **error)
 
 static const struct command commands[] = {
     {"query-version", cmd_version}, {"query-commands", cmd_commands}, {"query-switches", cmd_switches},
-    {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"quit", cmd_quit},
+    {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
+    {"port-del", control_port_del}, {"quit", cmd_quit},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

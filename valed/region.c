@@ -101,7 +101,7 @@ static void fill_ring(struct region *r, unsigned int i, uint32_t *next_buf)
     SET32(ring->num_slots, slots);
     SET32(ring->nr_buf_size, r->buf_size);
     SET16(ring->ringid, is_tx ? i : i - r->config.tx_rings);
-    SET16(ring->dir, is_tx ? 0 : 1);
+    SET16(ring->dir, is_tx);
     ring->tail = ctl->valed.hwtail = is_tx ? slots - 1 : 0;
     ctl->valed.need_kick = is_tx;
     for (unsigned int s = 0; s < slots; s++) {

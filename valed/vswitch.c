@@ -10,7 +10,6 @@
 #include <string.h>
 
 struct vswitch *switches;
-static struct vswitch *dying; /* out of the list, waiting for their grace period */
 
 struct vswitch *vswitch_find(const char *name)
 {
@@ -43,6 +42,14 @@ static struct vswitch *vswitch_create(const char *name, unsigned int max_switche
     return sw;
 }
 
+static void vswitch_free(void *arg)
+{
+    struct vswitch *sw = arg;
+
+    fdb_destroy(&sw->fdb);
+    free(sw);
+}
+
 static void vswitch_remove(struct vswitch *sw)
 {
     struct vswitch **link = &switches;
@@ -51,27 +58,7 @@ static void vswitch_remove(struct vswitch *sw)
         link = &(*link)->next;
     *link = sw->next;
     qmp_event_switch("SWITCH_REMOVED", sw);
-    sw->grace = worker_grace_begin();
-    sw->next = dying;
-    dying = sw;
-}
-
-bool vswitch_reap(void)
-{
-    struct vswitch **link = &dying;
-
-    while (*link) {
-        struct vswitch *sw = *link;
-
-        if (!worker_grace_over(sw->grace)) {
-            link = &sw->next;
-            continue;
-        }
-        *link = sw->next;
-        fdb_destroy(&sw->fdb);
-        free(sw);
-    }
-    return dying != NULL;
+    reclaim(vswitch_free, sw);
 }
 
 static unsigned int free_index(const struct vswitch *sw)

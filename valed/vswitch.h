@@ -20,7 +20,6 @@ struct vswitch {
     unsigned int port_count;
     _Atomic(struct port *) ports[SWITCH_PORTS];
     struct vswitch *next;
-    uint64_t grace;
 };
 
 /* All switches, by the order in which they appeared. */
@@ -32,10 +31,8 @@ struct vswitch *vswitch_find(const char *name);
 int vswitch_add_port(struct port *port, unsigned int max_switches);
 
 /*
- * Takes a port out: nobody finds it any more, its stations are forgotten. The switch goes with its last port; it is freed
- * by vswitch_reap() when no worker can hold it.
+ * Takes a port out: nobody finds it any more, its stations are forgotten. The switch goes with its last port.
  */
 void vswitch_remove_port(struct port *port);
-bool vswitch_reap(void);
 
 #endif

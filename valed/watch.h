@@ -10,7 +10,8 @@
 
 #include <stdint.h>
 
-enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_QMP_LISTEN, WATCH_QMP };
+enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_QMP_LISTEN, WATCH_QMP,
+                  WATCH_VHOST_LISTEN, WATCH_VHOST };
 
 struct watch {
     enum watch_type type;

@@ -85,6 +85,7 @@ static void read_mailbox(struct worker *w)
     while (ring) {
         struct ring *next = ring->mail_next;
 
+        atomic_store(&ring->mailed, false);
         activate(w, ring);
         ring = next;
     }
@@ -220,6 +221,8 @@ static void post(struct worker *w, struct ring *ring)
 {
     struct ring *head = atomic_load(&w->mailbox);
 
+    if (atomic_exchange(&ring->mailed, true))
+        return; /* it lies there already, and will be seen after this */
     do
         ring->mail_next = head;
     while (!atomic_compare_exchange_weak(&w->mailbox, &head, ring));
@@ -320,8 +323,8 @@ int workers_notice_fd(void)
 int worker_add_ring(struct ring *ring)
 {
     struct worker *w = &workers[0];
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
     unsigned int id = 0;
+    int fd = ring->kick_fd, err;
 
     for (unsigned int i = 1; i < worker_count; i++)
         if (workers[i].rings < w->rings)
@@ -335,14 +338,34 @@ int worker_add_ring(struct ring *ring)
     ring->last_src = ring->last_dst = UINT64_MAX;
     atomic_store(&ring->state, RING_LIVE);
     atomic_store(&ring_table[id], ring);
-    ev.data.u64 = id;
-    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, ring->kick_fd, &ev) < 0) {
+    ring->kick_fd = -1;
+    err = worker_set_kick(ring, fd);
+    if (err) {
+        ring->kick_fd = fd;
         atomic_store(&ring_table[id], NULL);
         ring->worker = NULL;
-        return -errno;
+        return err;
     }
     w->rings++;
     return 0;
+}
+
+int worker_set_kick(struct ring *ring, int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = ring->id};
+
+    if (ring->kick_fd >= 0 && ring->worker)
+        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
+    ring->kick_fd = fd;
+    if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+        return -errno;
+    return 0;
+}
+
+void worker_poke_ring(struct ring *ring)
+{
+    if (ring->worker)
+        post(ring->worker, ring);
 }
 
 void worker_drain_ring(struct ring *ring)
@@ -353,55 +376,76 @@ void worker_drain_ring(struct ring *ring)
 
 void worker_forget_ring(struct ring *ring)
 {
-    epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
+    if (ring->kick_fd >= 0)
+        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
     atomic_store(&ring_table[ring->id], NULL);
     ring->worker->rings--;
     ring->worker = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------- grace periods --- */
+/* ---------------------------------------------------------------------------------------------- reclaiming memory --- */
 
 /*
- * One grace period serves everybody who asked before it began. Tickets are numbers of periods: `begun` is the newest that
- * has noted the workers' phases, `over` the newest that has ended.
+ * Objects wait in the order in which they were unlinked. One grace period at a time runs; it serves those that were there
+ * when it began, and the next begins when it is over.
  */
-static uint64_t grace_begun, grace_ended;
-static uint64_t grace_phase[WORKERS_MAX];
+struct garbage {
+    void (*fn)(void *arg);
+    void *arg;
+    struct garbage *next;
+};
 
-static bool grace_advance(void)
+static struct garbage *waiting, **waiting_end = &waiting; /* for the next period */
+static struct garbage *served;                            /* by the period that runs */
+static uint64_t noted_phase[WORKERS_MAX];
+
+void reclaim(void (*fn)(void *arg), void *arg)
 {
-    for (unsigned int i = 0; i < worker_count; i++) {
-        uint64_t phase = atomic_load(&workers[i].phase);
+    struct garbage *g = malloc(sizeof(*g));
 
-        if ((grace_phase[i] & 1) && phase == grace_phase[i])
-            return false;
+    if (!g) {
+        log_warn("out of memory: an object is leaked");
+        return;
     }
-    grace_ended = grace_begun;
+    *g = (struct garbage){.fn = fn, .arg = arg};
+    *waiting_end = g;
+    waiting_end = &g->next;
+}
+
+static void begin_period(void)
+{
+    served = waiting;
+    waiting = NULL;
+    waiting_end = &waiting;
+    atomic_thread_fence(memory_order_seq_cst);
+    for (unsigned int i = 0; i < worker_count; i++)
+        noted_phase[i] = atomic_load(&workers[i].phase);
+}
+
+static bool period_over(void)
+{
+    for (unsigned int i = 0; i < worker_count; i++)
+        if ((noted_phase[i] & 1) && atomic_load(&workers[i].phase) == noted_phase[i])
+            return false;
     return true;
 }
 
-static void grace_note(void)
+bool reclaim_run(void)
 {
-    grace_begun++;
-    atomic_thread_fence(memory_order_seq_cst);
-    for (unsigned int i = 0; i < worker_count; i++)
-        grace_phase[i] = atomic_load(&workers[i].phase);
-}
+    while (served || waiting) {
+        if (!served)
+            begin_period();
+        if (!period_over())
+            return true;
+        while (served) {
+            struct garbage *g = served;
 
-uint64_t worker_grace_begin(void)
-{
-    if (grace_ended == grace_begun)
-        grace_note();
-    else
-        return grace_begun + 1; /* the period under way began too early for this one */
-    return grace_begun;
-}
-
-bool worker_grace_over(uint64_t ticket)
-{
-    if (grace_ended < grace_begun && grace_advance() && ticket > grace_begun)
-        grace_note();
-    return grace_ended >= ticket;
+            served = g->next;
+            g->fn(g->arg);
+            free(g);
+        }
+    }
+    return false;
 }
 
 json_t *workers_describe(void)

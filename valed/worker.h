@@ -12,9 +12,9 @@
  * RECLAIMING MEMORY (quiescent-state-based reclamation)
  *
  * Between batches a worker holds no pointer to a port or a switch but those of the rings on its list. It counts these
- * moments, and says when it is asleep. The control thread unlinks an object, calls worker_grace_begin(), and may free the
- * object once worker_grace_over(): each worker has passed such a moment since, or was asleep. epoll carries ring ids, not
- * pointers, so an event that was fetched for a ring that is gone finds nothing.
+ * moments, and says when it is asleep. The control thread unlinks an object and hands it to reclaim(), which frees it once
+ * each worker has passed such a moment, or was asleep. epoll carries ring ids, not pointers, so an event that was fetched
+ * for a ring that is gone finds nothing.
  */
 #ifndef VALED_WORKER_H
 #define VALED_WORKER_H
@@ -37,15 +37,23 @@ int workers_notice_fd(void);
 /* Gives a ring to the worker with the fewest and lets its kicks wake it. 0 or -errno. */
 int worker_add_ring(struct ring *ring);
 
+/* Changes the descriptor that wakes the worker for a ring; -1: none. 0 or -errno. */
+int worker_set_kick(struct ring *ring, int fd);
+
+/* Has the worker look at a ring, as a kick would. */
+void worker_poke_ring(struct ring *ring);
+
 /* Asks the ring's worker to forward what is published and let go: RING_GONE follows, and a notice. */
 void worker_drain_ring(struct ring *ring);
 
 /* After RING_GONE. */
 void worker_forget_ring(struct ring *ring);
 
-/* Grace periods; see above. Control thread only. */
-uint64_t worker_grace_begin(void);
-bool worker_grace_over(uint64_t ticket);
+/* Calls fn(arg) when no worker can hold what was unlinked before; see above. Control thread only. */
+void reclaim(void (*fn)(void *arg), void *arg);
+
+/* Runs what is due. True while something is left: call again soon. */
+bool reclaim_run(void);
 
 /* For query-workers: a list of {worker, cpu, rings, rounds, sleeps}. */
 json_t *workers_describe(void);

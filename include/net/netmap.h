@@ -107,7 +107,7 @@ struct netmap_ring {
     const uint32_t num_slots;   /* (c) */
     const uint32_t nr_buf_size; /* (c) bytes from one buffer to the next, and the most a slot may hold */
     const uint16_t ringid;      /* (c) index among the rings of its direction */
-    const uint16_t dir;         /* (c) 0: TX, 1: RX */
+    const uint16_t dir;         /* (c) 1: TX, 0: RX (as the kernel module sets it; its documentation has it reversed) */
     uint32_t head;              /* (u) first slot owned by the user */
     uint32_t cur;               /* (u) wake-up point */
     uint32_t tail;              /* (k) first slot owned by the provider */
@@ -141,7 +141,7 @@ NM_ASSERT(offsetof(struct netmap_ring, slot) == 256);
 /* An open port: its counts, and where its rings are. */
 struct netmap_if {
     char ni_name[IFNAMSIZ];        /* (c) name, cut to 15 characters */
-    const uint32_t ni_version;     /* (c) NETMAP_API */
+    const uint32_t ni_version;     /* (c) NETMAP_API on valed; the kernel leaves 0 */
     const uint32_t ni_flags;       /* (c) NI_* */
     const uint32_t ni_tx_rings;    /* (c) NIC TX rings */
     const uint32_t ni_rx_rings;    /* (c) NIC RX rings */

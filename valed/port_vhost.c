@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * vhost-user ports: frames between a guest's buffers and batches
+ *
+ * INGRESS  Each chain of the guest's TX queue becomes one frame: a view of its pieces behind the virtio-net header. The
+ * buffers stay ours until consumed() puts the chains on the used ring.
+ *
+ * EGRESS  As in port_ring.c: under the queue's lock a worker takes as many chains as its frames need and reserves as many
+ * used elements, copies without the lock, and completes under it; the used index moves over the oldest complete runs.
+ */
+#include "vhost.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIECES_MAX   FRAME_SEGS_MAX
+#define SCRATCH_MAX  4096 /* pieces of one run */
+#define FRAME_CHAINS 64   /* most buffers that make one frame */
+
+/* -------------------------------------------------------------------------------------------------------- calls --- */
+
+static void call_guest(struct vhost_port *vp, const struct virtq_map *m)
+{
+    uint64_t one = 1;
+
+    if (m->call_fd < 0)
+        return;
+    count(&vp->port.counters.calls, 1);
+    if (write(m->call_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+        log_debug("%s: call: %s", vp->port.name.full, strerror(errno));
+}
+
+/* ----------------------------------------------------------------------------------------------------------- ingress --- */
+
+static inline struct vhost_tx *to_vhost_tx(struct ring *ring)
+{
+    return (struct vhost_tx *)ring;
+}
+
+/* Views the chain as the next frame of the batch. The reason why not, or DROP_REASONS. */
+static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct batch *b)
+{
+    struct frame *f = &b->frame[b->frames];
+    struct virtq_piece piece[PIECES_MAX];
+    int n = virtq_walk(m, head, false, piece, PIECES_MAX);
+    uint32_t skip = m->header, len = 0;
+
+    if (n < 0)
+        return DROP_BAD_SLOT;
+    f->first = b->segs;
+    for (int i = 0; i < n; i++) {
+        uint32_t cut = piece[i].len < skip ? piece[i].len : skip;
+
+        skip -= cut;
+        if (piece[i].len == cut)
+            continue;
+        b->seg[b->segs++] = (struct segment){.data = piece[i].data + cut, .len = piece[i].len - cut};
+        if (piece[i].len - cut > FRAME_LEN_MAX - len) {
+            b->segs = f->first;
+            return DROP_TOO_LONG;
+        }
+        len += piece[i].len - cut;
+    }
+    if (len < FRAME_LEN_MIN) {
+        b->segs = f->first;
+        return DROP_SHORT;
+    }
+    __builtin_prefetch(b->seg[f->first].data);
+    f->segs = (uint16_t)(b->segs - f->first);
+    f->len = (uint16_t)len;
+    return DROP_REASONS;
+}
+
+static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+{
+    struct vhost_tx *tx = to_vhost_tx(ring);
+    struct virtq_map *m = atomic_load_explicit(&tx->q.map, memory_order_acquire);
+    struct port_counters *c = &ring->port->counters;
+    bool broken = false;
+    uint16_t left = m ? virtq_available(m, tx->q.next_avail, &broken) : 0;
+
+    count(&c->bad_head, broken);
+    *seen = left != 0;
+    tx->taken = 0;
+    tx->batch_map = m;
+    while (left-- && tx->taken < budget && b->segs < BATCH_MAX) {
+        int head = virtq_head(m, tx->q.next_avail);
+        unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
+
+        tx->q.next_avail++;
+        tx->head[tx->taken++] = (uint16_t)(head < 0 ? 0 : head);
+        if (drop == DROP_REASONS) {
+            b->frames++;
+        } else {
+            count(&c->rx_frames, 1);
+            count(&c->rx_dropped[drop], 1);
+        }
+    }
+    return b->frames;
+}
+
+static void vhost_consumed(struct ring *ring)
+{
+    struct vhost_tx *tx = to_vhost_tx(ring);
+    const struct virtq_map *m = tx->batch_map; /* of ingress: it may have been replaced, but is not gone before the batch */
+    uint16_t from = tx->q.used;
+
+    tx->q.used = (uint16_t)(from + tx->taken);
+    for (uint16_t i = 0; i < tx->taken; i++)
+        virtq_use(m, (uint16_t)(from + i), tx->head[i], 0);
+    if (virtq_publish(m, from, tx->q.used))
+        call_guest(to_vhost_port(ring->port), m);
+}
+
+static bool vhost_want_kick(struct ring *ring, bool on)
+{
+    struct vhost_tx *tx = to_vhost_tx(ring);
+    struct virtq_map *m = atomic_load_explicit(&tx->q.map, memory_order_acquire);
+    bool broken;
+
+    if (!m)
+        return false;
+    virtq_want_kick(m, tx->q.next_avail, on);
+    if (!on || virtq_available(m, tx->q.next_avail, &broken) == 0)
+        return false;
+    virtq_want_kick(m, tx->q.next_avail, false);
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ egress --- */
+
+/* Where the frames of one run go: worker-private, filled under the queue's lock. */
+struct place {
+    uint16_t first_piece;
+    uint16_t pieces;
+    uint16_t first_used; /* position in the used ring */
+    uint16_t chains;
+};
+
+struct run {
+    unsigned int frames;
+    unsigned int pieces;
+    struct vhost_lease *lease;
+    struct place place[BATCH_MAX];
+    struct virtq_piece piece[SCRATCH_MAX];
+    struct virtq_used_elem used[BATCH_MAX * 2]; /* as many chains as a run takes */
+    unsigned int chains;
+};
+
+static _Thread_local struct run run_scratch;
+
+/* Takes chains until they hold len bytes. False when there are not enough; what was looked at is then not taken. */
+static bool take_chains(struct vhost_rx *rx, const struct virtq_map *m, struct run *run, uint32_t len, uint16_t left)
+{
+    struct place *p = &run->place[run->frames];
+    uint32_t room = 0, want;
+    unsigned int pieces = run->pieces;
+
+    *p = (struct place){.first_piece = (uint16_t)run->pieces, .first_used = rx->reserved};
+    while (room < len && p->chains < left && p->chains < FRAME_CHAINS && pieces + PIECES_MAX <= SCRATCH_MAX &&
+           run->chains + p->chains < BATCH_MAX * 2) {
+        int head = virtq_head(m, (uint16_t)(rx->q.next_avail + p->chains));
+        int n = head < 0 ? -1 : virtq_walk(m, (uint16_t)head, true, &run->piece[pieces], PIECES_MAX);
+        uint32_t chain_room = 0;
+
+        for (int i = 0; i < n; i++)
+            chain_room += run->piece[pieces + i].len;
+        want = len - room < chain_room ? len - room : chain_room;
+        run->used[run->chains + p->chains++] = (struct virtq_used_elem){head < 0 ? 0 : (uint32_t)head, want};
+        pieces += n > 0 ? (unsigned int)n : 0;
+        room += chain_room;
+        if (!m->mergeable)
+            break;
+    }
+    if (room < len)
+        return false;
+    p->pieces = (uint16_t)(pieces - run->pieces);
+    run->pieces = pieces;
+    run->chains += p->chains;
+    rx->q.next_avail = (uint16_t)(rx->q.next_avail + p->chains);
+    rx->reserved = (uint16_t)(rx->reserved + p->chains);
+    run->frames++;
+    return true;
+}
+
+/* Reserves room for frames from order[0] on, as many as fit now and into the scratch. */
+static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct virtq_map *m, struct run *run,
+                    const struct batch *b, const uint16_t *order, unsigned int n)
+{
+    bool broken;
+    uint16_t left;
+
+    run->frames = run->pieces = run->chains = 0;
+    run->lease = NULL;
+    pthread_mutex_lock(&rx->lock);
+    left = virtq_available(m, rx->q.next_avail, &broken);
+    count(&vp->port.counters.bad_head, broken);
+    for (unsigned int k = 0; k < n; k++) {
+        if (!take_chains(rx, m, run, m->header + (uint32_t)b->frame[order[k]].len, (uint16_t)(left - run->chains)))
+            break;
+    }
+    if (run->frames) {
+        run->lease = &rx->lease[rx->lease_end++ % WORKERS_MAX];
+        *run->lease = (struct vhost_lease){.end = rx->reserved};
+    }
+    pthread_mutex_unlock(&rx->lock);
+}
+
+static void complete(struct vhost_port *vp, struct vhost_rx *rx, const struct virtq_map *m, struct vhost_lease *lease)
+{
+    uint16_t from;
+    bool call = false;
+
+    pthread_mutex_lock(&rx->lock);
+    from = rx->q.used;
+    lease->complete = true;
+    while (rx->lease_first != rx->lease_end && rx->lease[rx->lease_first % WORKERS_MAX].complete)
+        rx->q.used = rx->lease[rx->lease_first++ % WORKERS_MAX].end;
+    if (rx->q.used != from)
+        call = virtq_publish(m, from, rx->q.used);
+    pthread_mutex_unlock(&rx->lock);
+    if (call)
+        call_guest(vp, m);
+}
+
+/* A position in the pieces of a place. */
+struct cursor {
+    struct virtq_piece *piece;
+    uint32_t offset;
+};
+
+static void put(const struct virtq_map *m, struct cursor *c, const uint8_t *from, uint32_t len)
+{
+    while (len) {
+        uint32_t room = c->piece->len - c->offset, part = len < room ? len : room;
+
+        memcpy(c->piece->data + c->offset, from, part);
+        if (m->log)
+            virtq_log(m, c->piece->gpa + c->offset, part);
+        from += part;
+        len -= part;
+        c->offset += part;
+        if (c->offset == c->piece->len) {
+            c->piece++;
+            c->offset = 0;
+        }
+    }
+}
+
+static void copy_frame(const struct virtq_map *m, struct run *run, const struct place *p, const struct batch *b,
+                       const struct frame *f, unsigned int first_chain)
+{
+    struct cursor c = {.piece = &run->piece[p->first_piece]};
+    uint8_t header[12] = {0};
+
+    header[10] = (uint8_t)p->chains; /* num_buffers; at most FRAME_CHAINS */
+    put(m, &c, header, m->header);
+    for (unsigned int i = 0; i < f->segs; i++)
+        put(m, &c, b->seg[f->first + i].data, b->seg[f->first + i].len);
+    for (unsigned int i = 0; i < p->chains; i++)
+        virtq_use(m, (uint16_t)(p->first_used + i), run->used[first_chain + i].id, run->used[first_chain + i].len);
+}
+
+/* Delivers what fits into one run; the number of frames. */
+static unsigned int deliver_run(struct vhost_port *vp, struct vhost_rx *rx, const struct virtq_map *m, const struct batch *b,
+                                const uint16_t *order, unsigned int n, uint64_t *bytes)
+{
+    struct run *run = &run_scratch;
+    unsigned int chain = 0;
+
+    reserve(vp, rx, m, run, b, order, n);
+    for (unsigned int k = 0; k < run->frames; k++) {
+        copy_frame(m, run, &run->place[k], b, &b->frame[order[k]], chain);
+        chain += run->place[k].chains;
+        *bytes += b->frame[order[k]].len;
+    }
+    if (run->lease)
+        complete(vp, rx, m, run->lease);
+    return run->frames;
+}
+
+static bool has_buffers(struct vhost_rx *rx, const struct virtq_map *m)
+{
+    bool broken, any;
+
+    pthread_mutex_lock(&rx->lock);
+    any = virtq_available(m, rx->q.next_avail, &broken) != 0;
+    pthread_mutex_unlock(&rx->lock);
+    return any;
+}
+
+static void vhost_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+{
+    struct vhost_port *vp = to_vhost_port(port);
+    struct port_counters *c = &port->counters;
+    struct vhost_rx *rx = &vp->rx[queue % vp->pairs];
+    struct virtq_map *m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
+    unsigned int done = 0, step = 1, too_large = 0;
+    uint64_t bytes = 0;
+
+    if (!m) {
+        /* The guest may use fewer queues than there are. */
+        rx = &vp->rx[0];
+        m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
+    }
+    if (!m) {
+        count(&c->tx_dropped[DROP_DOWN], n);
+        return;
+    }
+    while (done < n && step) {
+        step = deliver_run(vp, rx, m, b, order + done, n - done, &bytes);
+        done += step;
+        if (step == 0 && !m->mergeable && has_buffers(rx, m)) {
+            too_large++;
+            done += step = 1;
+        }
+    }
+    count(&c->tx_frames, done - too_large);
+    count(&c->tx_bytes, bytes);
+    count(&c->tx_dropped[DROP_TOO_LARGE], too_large);
+    count(&c->tx_dropped[DROP_RING_FULL], n - done);
+}
+
+const struct port_ops vhost_port_ops = {
+    .kind = "vhost-user",
+    .ingress = vhost_ingress,
+    .consumed = vhost_consumed,
+    .want_kick = vhost_want_kick,
+    .egress = vhost_egress,
+    .destroy = vhost_port_destroy,
+};

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The device behind a vhost-user port: its sockets, and starting and stopping its queues. */
+#include "log.h"
+#include "qmp.h"
+#include "vhost.h"
+#include "vswitch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* -------------------------------------------------------------------------------------------------------- maps --- */
+
+struct vhost_queue *vhost_queue(struct vhost_port *vp, uint32_t index)
+{
+    if (index / 2 >= vp->pairs)
+        return NULL;
+    return index % 2 ? &vp->tx[index / 2].q : &vp->rx[index / 2].q;
+}
+
+static bool is_ready(const struct vhost_port *vp, const struct vhost_queue *q)
+{
+    return vp->mem && q->enabled && q->has_kick && q->size && q->desc_uva && !vp->stopping;
+}
+
+/* The three areas of a ring, each whole inside one region and aligned as virtio demands. */
+static bool find_rings(const struct vhost_port *vp, const struct vhost_queue *q, struct virtq_map *m)
+{
+    uint64_t size = q->size, gpa;
+
+    m->desc = (struct virtq_desc *)guest_mem_at_uva(vp->mem, q->desc_uva, size * sizeof(struct virtq_desc), &gpa);
+    m->avail = (uint16_t *)guest_mem_at_uva(vp->mem, q->avail_uva, 6 + 2 * size, &gpa);
+    m->used = (uint16_t *)guest_mem_at_uva(vp->mem, q->used_uva, 6 + size * sizeof(struct virtq_used_elem), &m->used_gpa);
+    return m->desc && m->avail && m->used && (uintptr_t)m->desc % 16 == 0 && (uintptr_t)m->avail % 2 == 0 &&
+           (uintptr_t)m->used % 4 == 0;
+}
+
+static struct virtq_map *make_map(const struct vhost_port *vp, const struct vhost_queue *q)
+{
+    struct virtq_map *m = calloc(1, sizeof(*m));
+
+    if (!m)
+        return NULL;
+    m->mem = vp->mem;
+    m->size = q->size;
+    m->event_idx = vp->features & VIRTIO_RING_F_EVENT_IDX;
+    m->mergeable = vp->features & VIRTIO_NET_F_MRG_RXBUF;
+    m->header = vp->features & (VIRTIO_NET_F_MRG_RXBUF | VIRTIO_F_VERSION_1) ? 12 : 10;
+    m->call_fd = q->call_fd < 0 ? -1 : fcntl(q->call_fd, F_DUPFD_CLOEXEC, 0);
+    if (vp->features & VHOST_F_LOG_ALL) {
+        m->log = vp->log;
+        m->log_size = vp->log_size;
+    }
+    if (!find_rings(vp, q, m)) {
+        if (m->call_fd >= 0)
+            close(m->call_fd);
+        free(m);
+        return NULL;
+    }
+    return m;
+}
+
+static void free_map(void *arg)
+{
+    struct virtq_map *m = arg;
+
+    if (m->call_fd >= 0)
+        close(m->call_fd);
+    free(m);
+}
+
+/* A queue starts, or starts again: goes on where its used ring says. */
+static void resume(struct vhost_queue *q, const struct virtq_map *m)
+{
+    q->used = q->next_avail = virtq_used_index(m);
+}
+
+/* Wakes the guest once, and the worker once: what was published while nobody was here must not wait for the next kick. */
+static void prod(struct vhost_tx *tx, const struct virtq_map *m)
+{
+    uint64_t one = 1;
+
+    if (m->call_fd >= 0 && write(m->call_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+        log_debug("call: %s", strerror(errno));
+    if (tx)
+        worker_poke_ring(&tx->ring);
+}
+
+/* Gives one queue the map that its settings ask for. */
+static int update_queue(struct vhost_port *vp, unsigned int index)
+{
+    struct vhost_queue *q = vhost_queue(vp, index);
+    struct vhost_tx *tx = index % 2 ? &vp->tx[index / 2] : NULL;
+    struct virtq_map *old = atomic_load(&q->map), *new = NULL;
+    int err = 0;
+
+    if (is_ready(vp, q)) {
+        new = make_map(vp, q);
+        err = new ? 0 : -EINVAL;
+    }
+    if (new && !old) {
+        resume(q, new);
+        if (!tx) {
+            vp->rx[index / 2].reserved = q->used;
+            virtq_want_kick(new, 0, false);
+        }
+    }
+    atomic_store(&q->map, new);
+    if (old)
+        reclaim(free_map, old);
+    if (new && !old)
+        prod(tx, new);
+    return err;
+}
+
+static void run_later(void *arg)
+{
+    struct vhost_port *vp = arg;
+    void (*later)(struct vhost_port *) = vp->later;
+
+    /* A hang-up may have come in between: then only its own period counts. */
+    if (--vp->periods > 0)
+        return;
+    vp->later = NULL;
+    later(vp);
+    if (vp->connection && !vp->later && !vp->stopping)
+        watch_events(&vp->connection->watch, EPOLLIN);
+}
+
+int vhost_dev_update(struct vhost_port *vp, void (*later)(struct vhost_port *vp))
+{
+    int err = 0;
+
+    for (unsigned int i = 0; i < 2 * vp->pairs; i++) {
+        int e = update_queue(vp, i);
+
+        err = err ? err : e;
+    }
+    if (later) {
+        vp->later = later;
+        vp->periods++;
+        if (vp->connection)
+            watch_events(&vp->connection->watch, 0);
+        reclaim(run_later, vp);
+    }
+    return err;
+}
+
+int vhost_dev_set_memory(struct vhost_port *vp, struct guest_mem *mem, void (*later)(struct vhost_port *vp))
+{
+    struct guest_mem *old = vp->mem;
+    int err;
+
+    vp->mem = mem;
+    err = vhost_dev_update(vp, NULL);
+    if (old)
+        reclaim(guest_mem_free, old);
+    if (err == 0 && later)
+        err = vhost_dev_update(vp, later);
+    return err;
+}
+
+/* --------------------------------------------------------------------------------------------------- connection --- */
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+static void reset_queue(struct vhost_port *vp, unsigned int index)
+{
+    struct vhost_queue *q = vhost_queue(vp, index);
+
+    if (index % 2)
+        worker_set_kick(&vp->tx[index / 2].ring, -1);
+    close_fd(&q->kick_fd);
+    close_fd(&q->call_fd);
+    q->size = 0;
+    q->desc_uva = q->avail_uva = q->used_uva = 0;
+    q->has_kick = q->enabled = false;
+}
+
+/* No worker uses anything of the front end's any more: forget it, and be ready for the next. */
+static void finish_stop(struct vhost_port *vp)
+{
+    for (unsigned int i = 0; i < 2 * vp->pairs; i++)
+        reset_queue(vp, i);
+    while (vp->fd_count)
+        close(vp->fds[--vp->fd_count]);
+    guest_mem_free(vp->mem);
+    vp->mem = NULL;
+    if (vp->log)
+        munmap(vp->log, vp->log_size);
+    vp->log = NULL;
+    vp->features = vp->protocol_features = 0;
+    vp->received = 0;
+    vp->stopping = false;
+    if (vp->listener)
+        watch_events(&vp->listener->watch, EPOLLIN);
+}
+
+static void hang_up(struct vhost_port *vp, const char *reason)
+{
+    watch_free(&vp->connection->watch);
+    vp->connection = NULL;
+    vp->stopping = true;
+    log_info("%s: front end gone: %s", vp->port.name.full, reason);
+    if (vp->port.sw) {
+        fdb_flush_port(&vp->port.sw->fdb, vp->port.index);
+        qmp_event_port("PORT_DOWN", &vp->port, reason);
+    }
+    vhost_dev_update(vp, finish_stop);
+}
+
+static struct vhost_watch *new_watch(struct vhost_port *vp, enum watch_type type, int fd)
+{
+    struct vhost_watch *w = calloc(1, sizeof(*w));
+
+    if (!w)
+        return NULL;
+    w->vp = vp;
+    if (watch_add(&w->watch, type, fd) < 0) {
+        free(w);
+        return NULL;
+    }
+    return w;
+}
+
+void vhost_accept(struct watch *w)
+{
+    struct vhost_port *vp = ((struct vhost_watch *)w)->vp;
+    socklen_t len = sizeof(struct ucred);
+    struct ucred peer;
+    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0)
+        return;
+    vp->connection = new_watch(vp, WATCH_VHOST, fd);
+    if (!vp->connection || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
+        log_warn("%s: cannot accept a front end: %s", vp->port.name.full, strerror(errno));
+        close(fd);
+        return;
+    }
+    vp->port.uid = peer.uid;
+    vp->port.pid = peer.pid;
+    /* One front end at a time: the next waits in the backlog. */
+    watch_events(&vp->listener->watch, 0);
+    qmp_event_port("PORT_UP", &vp->port, NULL);
+}
+
+void vhost_ready(struct watch *w, uint32_t events)
+{
+    struct vhost_port *vp = ((struct vhost_watch *)w)->vp;
+
+    if (!vp->later && (events & EPOLLIN) && !vhost_user_receive(vp))
+        hang_up(vp, "closed, or protocol broken");
+    else if ((events & (EPOLLHUP | EPOLLERR)) && !(events & EPOLLIN))
+        hang_up(vp, "closed");
+}
+
+/* ------------------------------------------------------------------------------------------------ making and ending --- */
+
+static int listen_on(struct vhost_port *vp)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int err = 0;
+
+    strcpy(addr.sun_path, vp->path);
+    if (fd < 0 || (unlink(vp->path) < 0 && errno != ENOENT) || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        listen(fd, 4) < 0)
+        err = -errno;
+    if (err == 0 && !(vp->listener = new_watch(vp, WATCH_VHOST_LISTEN, fd)))
+        err = -ENOMEM;
+    if (err && fd >= 0)
+        close(fd);
+    return err;
+}
+
+static void init_queues(struct vhost_port *vp)
+{
+    for (unsigned int i = 0; i < VHOST_PAIRS_MAX; i++) {
+        pthread_mutex_init(&vp->rx[i].lock, NULL);
+        vp->rx[i].q.kick_fd = vp->rx[i].q.call_fd = -1;
+        vp->tx[i].q.kick_fd = vp->tx[i].q.call_fd = -1;
+        vp->tx[i].ring.port = &vp->port;
+        vp->tx[i].ring.index = i;
+        vp->tx[i].ring.kick_fd = -1;
+        vp->port.ring[i] = &vp->tx[i].ring;
+    }
+    vp->pairs = vp->port.ring_count = VHOST_PAIRS_MAX;
+}
+
+int vhost_port_create(struct port **port, const struct vale_name *name, const char *path, bool connects, bool allow_file)
+{
+    struct vhost_port *vp;
+    int err;
+
+    if (strlen(path) >= sizeof(vp->path))
+        return -ENAMETOOLONG;
+    vp = calloc(1, sizeof(*vp));
+    if (!vp)
+        return -ENOMEM;
+    vp->port.ops = &vhost_port_ops;
+    vp->port.name = *name;
+    strcpy(vp->path, path);
+    vp->connects = connects;
+    vp->allow_file = allow_file;
+    init_queues(vp);
+    err = listen_on(vp);
+    if (err) {
+        vhost_port_destroy(&vp->port);
+        return err;
+    }
+    *port = &vp->port;
+    return 0;
+}
+
+/* Nobody forwards to this port any more, and its rings are forgotten. */
+void vhost_port_destroy(struct port *port)
+{
+    struct vhost_port *vp = to_vhost_port(port);
+
+    if (vp->listener) {
+        watch_free(&vp->listener->watch);
+        vp->listener = NULL;
+        unlink(vp->path);
+    }
+    if (vp->connection)
+        watch_free(&vp->connection->watch);
+    for (unsigned int i = 0; i < 2 * vp->pairs; i++) {
+        struct virtq_map *m = atomic_load(&vhost_queue(vp, i)->map);
+
+        if (m)
+            free_map(m);
+    }
+    finish_stop(vp);
+    free(vp);
+}
