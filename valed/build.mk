@@ -3,7 +3,8 @@
 
 VALED_SRC := $(addprefix valed/,main.c options.c rundir.c log.c \
 	attach.c qmp.c query.c control.c \
-	vswitch.c fdb.c port.c port_ring.c region.c \
+	vswitch.c fdb.c port.c endpoint.c port_ring.c region.c \
+	port_stream.c \
 	port_vhost.c vhost_dev.c vhost_user.c virtq.c guest_mem.c \
 	worker.c forward.c)
 VALED_OBJ := $(VALED_SRC:%.c=$(B)/obj/%.o)

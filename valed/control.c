@@ -3,6 +3,7 @@
 #include "control.h"
 
 #include "port.h"
+#include "port_stream.h"
 #include "query.h"
 #include "vhost.h"
 
@@ -31,13 +32,15 @@ static int create(struct port **port, const struct vale_name *name, const char *
 {
     char default_path[108];
 
-    if (strcmp(kind, "vhost-user") != 0)
-        return -EOPNOTSUPP;
     if (!path) {
         snprintf(default_path, sizeof(default_path), "%s", name->full);
         path = default_path;
     }
-    return vhost_port_create(port, name, path, connect, allow_file);
+    if (strcmp(kind, "vhost-user") == 0)
+        return vhost_port_create(port, name, path, connect, allow_file);
+    if (strcmp(kind, "stream") == 0)
+        return stream_port_create(port, name, path, connect);
+    return -EOPNOTSUPP;
 }
 
 json_t *control_port_add(json_t *arguments, const char **error)
@@ -57,7 +60,7 @@ json_t *control_port_add(json_t *arguments, const char **error)
         return refuse(error, "%s: there is such a port already", name.full);
     err = create(&port, &name, kind, path, connect, allow_file);
     if (err == -EOPNOTSUPP)
-        return refuse(error, "%s: no such kind of port; vhost-user is one", kind);
+        return refuse(error, "%s: no such kind of port; there are vhost-user and stream", kind);
     if (err)
         return refuse(error, "%s: %s: %s", name.full, path ? path : "its socket", strerror(-err));
     err = port_add(port);

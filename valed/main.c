@@ -21,9 +21,11 @@
 #include "main.h"
 
 #include "attach.h"
+#include "endpoint.h"
 #include "log.h"
 #include "options.h"
 #include "port.h"
+#include "port_stream.h"
 #include "qmp.h"
 #include "rundir.h"
 #include "vhost.h"
@@ -74,7 +76,8 @@ void watch_events(struct watch *w, uint32_t events)
 
 void watch_free(struct watch *w)
 {
-    close(w->fd);
+    if (w->fd >= 0)
+        close(w->fd);
     w->fd = -1;
     w->next_free = doomed;
     doomed = w;
@@ -116,8 +119,9 @@ static void handle_event(struct watch *w, uint32_t events)
     case WATCH_ATTACH: attach_ready(w, events); break;
     case WATCH_QMP_LISTEN: qmp_accept(w); break;
     case WATCH_QMP: qmp_ready(w, events); break;
-    case WATCH_VHOST_LISTEN: vhost_accept(w); break;
+    case WATCH_ENDPOINT: endpoint_accept(w); break;
     case WATCH_VHOST: vhost_ready(w, events); break;
+    case WATCH_STREAM: stream_hangup(w); break;
     }
 }
 
@@ -130,12 +134,14 @@ static int64_t now_ms(void)
 }
 
 /* How long the loop may sleep: for ever, until the linger time is over, or until a grace period is looked at again. */
-static int sleep_time(bool reclaiming)
+static int sleep_time(bool reclaiming, bool connecting)
 {
     int64_t left;
 
     if (reclaiming)
         return RECLAIM_MS;
+    if (connecting)
+        return ENDPOINT_RETRY_MS;
     if (!options.linger || switches || attach_clients() || qmp_clients()) {
         idle_since = -1;
         return -1;
@@ -155,7 +161,7 @@ static void loop(void)
         int n;
 
         port_reap();
-        n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reclaim_run()));
+        n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reclaim_run(), endpoint_retry()));
 
         for (int i = 0; i < n; i++) {
             struct watch *w = events[i].data.ptr;

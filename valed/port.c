@@ -59,6 +59,8 @@ void port_close(struct port *port, const char *reason)
     port->reason = reason;
     port->next_draining = draining;
     draining = port;
+    if (port->ops->close)
+        port->ops->close(port);
     for (unsigned int i = 0; i < port->ring_count; i++)
         if (port->ring[i]->worker)
             worker_drain_ring(port->ring[i]);

@@ -99,8 +99,8 @@ struct ring {
 enum port_state { PORT_LIVE, PORT_DRAINING, PORT_UNLINKED };
 
 /*
- * What a kind of port provides. The first five run in a worker and must not allocate, lock for long or block; destroy
- * runs in the control thread.
+ * What a kind of port provides. The first five run in a worker and must not allocate, lock for long or block; the others
+ * run in the control thread.
  */
 struct port_ops {
     const char *kind;
@@ -123,6 +123,9 @@ struct port_ops {
      * ring, to be mapped onto the port's own. Counts what it delivers and what it drops. Wakes the client once.
      */
     void (*egress)(struct port *port, unsigned int queue, const struct batch *batch, const uint16_t *order, unsigned int n);
+
+    /* The port begins to end: no new peer may come. May be NULL. */
+    void (*close)(struct port *port);
 
     /* Frees the kind's part. No worker knows the port any more; half-built ports are accepted. */
     void (*destroy)(struct port *port);

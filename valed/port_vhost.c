@@ -330,5 +330,6 @@ const struct port_ops vhost_port_ops = {
     .consumed = vhost_consumed,
     .want_kick = vhost_want_kick,
     .egress = vhost_egress,
+    .close = vhost_port_close,
     .destroy = vhost_port_destroy,
 };

@@ -16,6 +16,7 @@
 #ifndef VALED_VHOST_H
 #define VALED_VHOST_H
 
+#include "endpoint.h"
 #include "port.h"
 #include "virtq.h"
 #include "watch.h"
@@ -100,19 +101,12 @@ struct vhost_message {
 
 struct vhost_port;
 
-struct vhost_watch {
-    struct watch watch; /* first: the loop's pointer is this */
-    struct vhost_port *vp;
-};
-
 struct vhost_port {
     struct port port;
-    char path[108];
-    bool connects;   /* to a socket of the front end, instead of listening */
     bool allow_file; /* accept memory that lies in ordinary files */
 
-    struct vhost_watch *listener;
-    struct vhost_watch *connection; /* NULL: nobody is there */
+    struct endpoint *endpoint;
+    struct port_watch *connection; /* NULL: nobody is there */
     bool stopping;                  /* the connection is going away */
 
     struct vhost_message msg;
@@ -167,13 +161,13 @@ int vhost_dev_update(struct vhost_port *vp, void (*later)(struct vhost_port *vp)
 /* Replaces the memory table; maps are rebuilt. Same return. */
 int vhost_dev_set_memory(struct vhost_port *vp, struct guest_mem *mem, void (*later)(struct vhost_port *vp));
 
-/* Makes a vhost-user port, not yet in a switch, and its socket. 0 or -errno. */
+/* Makes a vhost-user port, not yet in a switch, and its socket, which listens or connects. 0 or -errno. */
 int vhost_port_create(struct port **port, const struct vale_name *name, const char *path, bool connects, bool allow_file);
 
-/* port_ops.destroy */
+/* port_ops.close, port_ops.destroy */
+void vhost_port_close(struct port *port);
 void vhost_port_destroy(struct port *port);
 
-void vhost_accept(struct watch *w);
 void vhost_ready(struct watch *w, uint32_t events);
 
 #endif

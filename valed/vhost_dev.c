@@ -12,7 +12,6 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* -------------------------------------------------------------------------------------------------------- maps --- */
@@ -203,8 +202,8 @@ static void finish_stop(struct vhost_port *vp)
     vp->features = vp->protocol_features = 0;
     vp->received = 0;
     vp->stopping = false;
-    if (vp->listener)
-        watch_events(&vp->listener->watch, EPOLLIN);
+    if (vp->endpoint)
+        endpoint_resume(vp->endpoint);
 }
 
 static void hang_up(struct vhost_port *vp, const char *reason)
@@ -220,45 +219,40 @@ static void hang_up(struct vhost_port *vp, const char *reason)
     vhost_dev_update(vp, finish_stop);
 }
 
-static struct vhost_watch *new_watch(struct vhost_port *vp, enum watch_type type, int fd)
+static struct port_watch *new_watch(struct vhost_port *vp, int fd)
 {
-    struct vhost_watch *w = calloc(1, sizeof(*w));
+    struct port_watch *w = calloc(1, sizeof(*w));
 
     if (!w)
         return NULL;
-    w->vp = vp;
-    if (watch_add(&w->watch, type, fd) < 0) {
+    w->port = &vp->port;
+    if (watch_add(&w->watch, WATCH_VHOST, fd) < 0) {
         free(w);
         return NULL;
     }
     return w;
 }
 
-void vhost_accept(struct watch *w)
+/* A front end is there. */
+static bool connected(void *arg, int fd)
 {
-    struct vhost_port *vp = ((struct vhost_watch *)w)->vp;
+    struct vhost_port *vp = arg;
     socklen_t len = sizeof(struct ucred);
     struct ucred peer;
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-    if (fd < 0)
-        return;
-    vp->connection = new_watch(vp, WATCH_VHOST, fd);
-    if (!vp->connection || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
-        log_warn("%s: cannot accept a front end: %s", vp->port.name.full, strerror(errno));
-        close(fd);
-        return;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || !(vp->connection = new_watch(vp, fd))) {
+        log_warn("%s: cannot take a front end: %s", vp->port.name.full, strerror(errno));
+        return false;
     }
     vp->port.uid = peer.uid;
     vp->port.pid = peer.pid;
-    /* One front end at a time: the next waits in the backlog. */
-    watch_events(&vp->listener->watch, 0);
     qmp_event_port("PORT_UP", &vp->port, NULL);
+    return true;
 }
 
 void vhost_ready(struct watch *w, uint32_t events)
 {
-    struct vhost_port *vp = ((struct vhost_watch *)w)->vp;
+    struct vhost_port *vp = to_vhost_port(((struct port_watch *)w)->port);
 
     if (!vp->later && (events & EPOLLIN) && !vhost_user_receive(vp))
         hang_up(vp, "closed, or protocol broken");
@@ -267,23 +261,6 @@ void vhost_ready(struct watch *w, uint32_t events)
 }
 
 /* ------------------------------------------------------------------------------------------------ making and ending --- */
-
-static int listen_on(struct vhost_port *vp)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int err = 0;
-
-    strcpy(addr.sun_path, vp->path);
-    if (fd < 0 || (unlink(vp->path) < 0 && errno != ENOENT) || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-        listen(fd, 4) < 0)
-        err = -errno;
-    if (err == 0 && !(vp->listener = new_watch(vp, WATCH_VHOST_LISTEN, fd)))
-        err = -ENOMEM;
-    if (err && fd >= 0)
-        close(fd);
-    return err;
-}
 
 static void init_queues(struct vhost_port *vp)
 {
@@ -304,18 +281,14 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
     struct vhost_port *vp;
     int err;
 
-    if (strlen(path) >= sizeof(vp->path))
-        return -ENAMETOOLONG;
     vp = calloc(1, sizeof(*vp));
     if (!vp)
         return -ENOMEM;
     vp->port.ops = &vhost_port_ops;
     vp->port.name = *name;
-    strcpy(vp->path, path);
-    vp->connects = connects;
     vp->allow_file = allow_file;
     init_queues(vp);
-    err = listen_on(vp);
+    err = endpoint_open(&vp->endpoint, path, connects, connected, vp);
     if (err) {
         vhost_port_destroy(&vp->port);
         return err;
@@ -324,18 +297,23 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
     return 0;
 }
 
+void vhost_port_close(struct port *port)
+{
+    struct vhost_port *vp = to_vhost_port(port);
+
+    endpoint_close(vp->endpoint);
+    vp->endpoint = NULL;
+    if (vp->connection)
+        hang_up(vp, port->reason);
+}
+
 /* Nobody forwards to this port any more, and its rings are forgotten. */
 void vhost_port_destroy(struct port *port)
 {
     struct vhost_port *vp = to_vhost_port(port);
 
-    if (vp->listener) {
-        watch_free(&vp->listener->watch);
-        vp->listener = NULL;
-        unlink(vp->path);
-    }
-    if (vp->connection)
-        watch_free(&vp->connection->watch);
+    endpoint_close(vp->endpoint);
+    vp->endpoint = NULL;
     for (unsigned int i = 0; i < 2 * vp->pairs; i++) {
         struct virtq_map *m = atomic_load(&vhost_queue(vp, i)->map);
 

@@ -10,13 +10,21 @@
 
 #include <stdint.h>
 
+struct port;
+
 enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_QMP_LISTEN, WATCH_QMP,
-                  WATCH_VHOST_LISTEN, WATCH_VHOST };
+                  WATCH_ENDPOINT, WATCH_VHOST, WATCH_STREAM };
 
 struct watch {
     enum watch_type type;
     int fd;
     struct watch *next_free; /* set by watch_free() */
+};
+
+/* A watch that belongs to a port. */
+struct port_watch {
+    struct watch watch;
+    struct port *port;
 };
 
 /* Waits for EPOLLIN on w->fd. 0 or -errno. */

@@ -356,10 +356,20 @@ int worker_set_kick(struct ring *ring, int fd)
 
     if (ring->kick_fd >= 0 && ring->worker)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
-    ring->kick_fd = fd;
+    __atomic_store_n(&ring->kick_fd, fd, __ATOMIC_RELAXED);
     if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
         return -errno;
     return 0;
+}
+
+void worker_want_room(struct ring *ring, bool on)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET | (on ? EPOLLOUT : 0), .data.u64 = ring->id};
+    struct worker *w = __atomic_load_n(&ring->worker, __ATOMIC_RELAXED);
+
+    /* The ring may be on its way out: then there is no room to wait for. */
+    if (w)
+        epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, __atomic_load_n(&ring->kick_fd, __ATOMIC_RELAXED), &ev);
 }
 
 void worker_poke_ring(struct ring *ring)
@@ -380,7 +390,7 @@ void worker_forget_ring(struct ring *ring)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
     atomic_store(&ring_table[ring->id], NULL);
     ring->worker->rings--;
-    ring->worker = NULL;
+    __atomic_store_n(&ring->worker, NULL, __ATOMIC_RELAXED);
 }
 
 /* ---------------------------------------------------------------------------------------------- reclaiming memory --- */

@@ -40,6 +40,9 @@ int worker_add_ring(struct ring *ring);
 /* Changes the descriptor that wakes the worker for a ring; -1: none. 0 or -errno. */
 int worker_set_kick(struct ring *ring, int fd);
 
+/* Also wakes the worker for a ring when its descriptor can be written, or does not any more. Any thread. */
+void worker_want_room(struct ring *ring, bool on);
+
 /* Has the worker look at a ring, as a kick would. */
 void worker_poke_ring(struct ring *ring);
 
