@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Builds build/bin/qemu-system-x86_64-vale: the distribution's QEMU with our netmap backend.
+#
+#   qemu-backend/build.sh [BUILD_DIR]           environment: QEMU_SUITE (bookworm)
+#
+# Every stage looks at its own result and does nothing when it stands: the source package is
+# fetched once, the patch is applied when it changed, only files that differ are copied into the
+# tree, so that ninja rebuilds what an edit touched. The system's apt configuration is only read.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+build=$(realpath -m "${1:-$root/build}")
+suite=${QEMU_SUITE:-bookworm}
+work=$build/qemu/$suite
+src=$work/src
+obj=$work/obj
+binary=$build/bin/qemu-system-x86_64-vale
+
+packages=(gcc make patch xz-utils dpkg-dev ninja-build meson pkg-config flex bison python3
+          libc6-dev libglib2.0-dev libpixman-1-dev libfdt-dev libslirp-dev
+          seabios ipxe-qemu qemu-system-data)
+
+# The prefix is relocatable: QEMU looks for its own data beside the binary. The firmware is where
+# the distribution's packages put it, so that no -L is needed from any directory.
+configure_args=(
+    --prefix=/usr/local --docdir=doc
+    --firmwarepath=/usr/share/qemu:/usr/share/seabios:/usr/lib/ipxe/qemu
+    --target-list=x86_64-softmmu --without-default-features
+    --enable-tcg --enable-kvm --enable-netmap
+    --enable-vhost-user --enable-vhost-net --enable-vhost-kernel
+    --enable-slirp --enable-fdt=system
+    --disable-debug-info --disable-docs --disable-install-blobs)
+
+say() { echo "qemu: $*"; }
+die() { echo "qemu: $2" >&2; exit "$1"; }
+
+# run CODE LOG WHAT COMMAND...: the command's output goes to LOG; a failure shows its first error.
+run() {
+    local code=$1 log=$work/$2.log what=$3
+    shift 3
+    "$@" >"$log" 2>&1 || die "$code" "$what failed: $(grep -m 1 -E '^E:|ERROR|[Ee]rror:' "$log"); see $log"
+}
+
+check_environment() {
+    [ -f "$here/patches/$suite.patch" ] ||
+        die 2 "QEMU_SUITE=$suite is not known; one of: $(cd "$here/patches" && echo *.patch | sed 's/\.patch//g')"
+    command -v dpkg-query >/dev/null || die 4 "this build needs Debian's packages (no dpkg-query here)"
+    local name missing=()
+    for name in "${packages[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] ||
+            missing+=("$name")
+    done
+    [ ${#missing[@]} -eq 0 ] ||
+        die 4 "packages are missing: run 'make deps' or 'apt-get install ${missing[*]}'"
+}
+
+# A private apt: its own sources, lists and cache, the system's proxies, keys and mirrors.
+write_apt_config() {
+    local list='' parts='' codename
+    eval "$(apt-config shell list Dir::Etc::sourcelist/f parts Dir::Etc::sourceparts/d)"
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
+    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    python3 "$here/deb_src.py" "$list" "$parts" "$codename" "$suite" >"$work/apt/deb-src.sources" ||
+        die 4 "apt has no Debian $codename archive configured; add one to $list"
+    cat >"$work/apt/apt.conf" <<CONF
+Dir::Etc::sourcelist "$work/apt/deb-src.sources";
+Dir::Etc::sourceparts "-";
+Dir::State::lists "$work/apt/lists/";
+Dir::Cache "$work/apt/cache/";
+APT::Sandbox::User "$(id -un)";
+#clear APT::Update;
+APT::Update::Error-Mode "any";
+CONF
+}
+
+fetch_source() {
+    [ -d "$src" ] && return
+    write_apt_config
+    say "fetching the source package of QEMU ($suite)"
+    run 4 apt-update "reading the source index" apt-get -q -c "$work/apt/apt.conf" update
+    (cd "$work" && run 4 apt-source "fetching the source package" \
+        apt-get -q -c "$work/apt/apt.conf" --download-only source qemu) ||
+        exit
+    say "unpacking $(cd "$work" && echo qemu_*.dsc)"
+    rm -rf "$src.new"
+    run 1 unpack "unpacking" dpkg-source --no-copy -x "$work"/qemu_*.dsc "$src.new"
+    mv "$src.new" "$src"
+}
+
+# The patch that is in the tree is kept there: a new one replaces it without a new tree.
+apply_patch() {
+    local wanted=$here/patches/$suite.patch applied=$src/applied-vale.patch
+    cmp -s "$wanted" "$applied" && return
+    say "patching"
+    if [ -f "$applied" ]; then
+        run 1 patch "taking the old patch out" patch -d "$src" -p1 -R -i "$applied"
+        rm "$applied"
+    fi
+    run 1 patch "patching" patch -d "$src" -p1 -N -i "$wanted"
+    cp "$wanted" "$applied"
+}
+
+# copy FILE... DIRECTORY: only what differs, so that time stamps tell ninja the truth.
+copy() {
+    local file directory=${*: -1}
+    mkdir -p "$directory"
+    for file in "${@:1:$#-1}"; do
+        cmp -s "$file" "$directory/${file##*/}" || cp "$file" "$directory/"
+    done
+}
+
+copy_sources() {
+    copy "$here/netmap.c" "$src/net"
+    copy "$here/meson.build" "$root"/libvale/*.[ch] "$src/net/vale"
+    copy "$root"/include/*.h "$src/net/vale/include"
+    copy "$root"/include/net/*.h "$src/net/vale/include/net"
+}
+
+configure() {
+    local args=("${configure_args[@]}") stamp=$work/configured
+    command -v ccache >/dev/null && args+=("--cc=ccache gcc")
+    [ -f "$obj/build.ninja" ] && [ "${args[*]}" = "$(cat "$stamp" 2>/dev/null)" ] && return
+    say "configuring"
+    rm -rf "$obj"
+    mkdir -p "$obj"
+    (cd "$obj" && run 1 configure "configuring" "$src/configure" "${args[@]}") || exit
+    echo "${args[*]}" >"$stamp"
+}
+
+# On a terminal ninja's counter is shown as it is, elsewhere once for every tenth of the work.
+compile() {
+    say "compiling (the first time takes some minutes)"
+    cd "$obj"
+    if [ -t 1 ]; then
+        ninja qemu-system-x86_64 || die 1 "compiling failed"
+        return
+    fi
+    ninja qemu-system-x86_64 | awk '
+        match($0, /^\[[0-9]+\/[0-9]+\] /) {
+            split(substr($0, 2, RLENGTH - 3), count, "/")
+            step = int(10 * count[1] / count[2])
+            if (step != last) { print "qemu: " count[1] "/" count[2]; fflush() }
+            last = step
+            next
+        }
+        { print }' || die 1 "compiling failed"
+}
+
+install_binary() {
+    mkdir -p "$build/bin"
+    if ! cmp -s "$obj/qemu-system-x86_64" "$binary"; then
+        cp "$obj/qemu-system-x86_64" "$binary.new"
+        mv "$binary.new" "$binary"
+    fi
+    touch "$binary"
+    say "$binary is $("$binary" --version | head -n 1)"
+}
+
+check_environment
+mkdir -p "$work"
+fetch_source
+apply_patch
+copy_sources
+configure
+compile
+install_binary
