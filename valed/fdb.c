@@ -3,7 +3,6 @@
 #include "fdb.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -41,6 +40,8 @@ int fdb_init(struct fdb *fdb)
     if (fdb->bucket == MAP_FAILED)
         return -ENOMEM;
     atomic_store(&fdb->generation, 1);
+    atomic_store(&fdb->age, FDB_AGE);
+    atomic_store(&fdb->cap, FDB_CAP);
     pthread_mutex_init(&fdb->lock, NULL);
     return 0;
 }
@@ -51,16 +52,26 @@ void fdb_destroy(struct fdb *fdb)
     pthread_mutex_destroy(&fdb->lock);
 }
 
-static bool is_fresh(const struct fdb_bucket *b, unsigned int way, uint32_t now)
+static inline uint64_t load(const struct fdb_bucket *b, int way)
 {
-    return now - atomic_load_explicit(&b->seen[way], memory_order_relaxed) < FDB_AGE;
+    return atomic_load_explicit(&b->entry[way], memory_order_acquire);
+}
+
+static inline uint32_t silence(const struct fdb_bucket *b, int way, uint32_t now)
+{
+    return now - atomic_load_explicit(&b->seen[way], memory_order_relaxed);
+}
+
+static inline bool is_fresh(const struct fdb *fdb, const struct fdb_bucket *b, int way, uint32_t now)
+{
+    return silence(b, way, now) < atomic_load_explicit(&fdb->age, memory_order_relaxed) || (load(b, way) & FDB_STATIC);
 }
 
 /* The way of mac in its bucket, or -1. */
-static int find_way(const struct fdb_bucket *b, uint64_t mac)
+static inline int find_way(const struct fdb_bucket *b, uint64_t mac)
 {
     for (int i = 0; i < FDB_WAYS; i++) {
-        uint64_t e = atomic_load_explicit(&b->entry[i], memory_order_relaxed);
+        uint64_t e = load(b, i);
 
         if ((e & FDB_USED) && entry_mac(e) == mac)
             return i;
@@ -73,72 +84,153 @@ unsigned int fdb_lookup(const struct fdb *fdb, uint64_t mac, uint32_t now)
     const struct fdb_bucket *b = bucket_of(fdb, mac);
 
     for (int i = 0; i < FDB_WAYS; i++) {
-        uint64_t e = atomic_load_explicit(&b->entry[i], memory_order_acquire);
+        uint64_t e = load(b, i);
 
         if ((e & FDB_USED) && entry_mac(e) == mac)
-            return is_fresh(b, i, now) ? entry_port(e) : FDB_NONE;
+            return is_fresh(fdb, b, i, now) ? entry_port(e) : FDB_NONE;
     }
     return FDB_NONE;
 }
 
-/* Where a new station goes: a free way, else the one that was silent for longest. */
+/* ------------------------------------------------------------------------------------------------------ changes --- */
+
+/* Where a new station goes: a free way, else the learned one that was silent for longest; -1 when all are static. */
 static int victim_way(const struct fdb_bucket *b, uint32_t now)
 {
-    int oldest = 0;
+    int oldest = -1;
 
     for (int i = 0; i < FDB_WAYS; i++) {
-        if (!(b->entry[i] & FDB_USED))
+        uint64_t e = load(b, i);
+
+        if (!(e & FDB_USED))
             return i;
-        if (now - b->seen[i] > now - b->seen[oldest])
+        if (!(e & FDB_STATIC) && (oldest < 0 || silence(b, i, now) > silence(b, oldest, now)))
             oldest = i;
     }
     return oldest;
 }
 
-void fdb_learn(struct fdb *fdb, uint64_t mac, unsigned int port, uint32_t now)
+/* Under the lock: puts an entry (0: none) into a way, and keeps the books. */
+static void replace(struct fdb *fdb, struct fdb_bucket *b, int way, uint64_t entry, uint32_t now)
+{
+    uint64_t old = load(b, way);
+
+    if (old & FDB_USED)
+        fdb->stations[entry_port(old)]--;
+    if (entry & FDB_USED)
+        fdb->stations[entry_port(entry)]++;
+    atomic_store_explicit(&b->seen[way], now, memory_order_relaxed);
+    atomic_store_explicit(&b->entry[way], entry, memory_order_release);
+    atomic_fetch_add(&fdb->generation, 1);
+}
+
+/* Under the lock. False: locked to another port. */
+static bool learn(struct fdb *fdb, struct fdb_bucket *b, uint64_t entry, uint32_t now)
+{
+    int way = find_way(b, entry_mac(entry));
+    bool is_new = way < 0 || entry_port(load(b, way)) != entry_port(entry);
+
+    if (way >= 0 && (load(b, way) & FDB_STATIC))
+        return !is_new;
+    if (is_new && fdb->stations[entry_port(entry)] >= atomic_load_explicit(&fdb->cap, memory_order_relaxed))
+        return true;
+    if (way < 0)
+        way = victim_way(b, now);
+    if (way >= 0)
+        replace(fdb, b, way, entry, now);
+    return true;
+}
+
+bool fdb_learn(struct fdb *fdb, uint64_t mac, unsigned int port, uint32_t now)
 {
     struct fdb_bucket *b = bucket_of(fdb, mac);
     uint64_t entry = mac | (uint64_t)port << 48 | FDB_USED;
+    int way = find_way(b, mac);
+    bool allowed;
+
+    if (mac & MULTICAST_BIT)
+        return true;
+    /* Almost always it is known, and known to be here: then only its age changes. */
+    if (way >= 0 && (load(b, way) & ~FDB_STATIC) == entry && is_fresh(fdb, b, way, now)) {
+        atomic_store_explicit(&b->seen[way], now, memory_order_relaxed);
+        return true;
+    }
+    pthread_mutex_lock(&fdb->lock);
+    allowed = learn(fdb, b, entry, now);
+    pthread_mutex_unlock(&fdb->lock);
+    return allowed;
+}
+
+int fdb_set_static(struct fdb *fdb, uint64_t mac, unsigned int port, uint32_t now)
+{
+    struct fdb_bucket *b = bucket_of(fdb, mac);
     int way;
 
     if (mac & MULTICAST_BIT)
-        return;
-    way = find_way(b, mac);
-    if (way >= 0 && atomic_load_explicit(&b->entry[way], memory_order_relaxed) == entry && is_fresh(b, way, now)) {
-        atomic_store_explicit(&b->seen[way], now, memory_order_relaxed);
-        return;
-    }
+        return -EINVAL;
     pthread_mutex_lock(&fdb->lock);
     way = find_way(b, mac);
     if (way < 0)
         way = victim_way(b, now);
-    atomic_store_explicit(&b->seen[way], now, memory_order_relaxed);
-    atomic_store_explicit(&b->entry[way], entry, memory_order_release);
-    atomic_fetch_add(&fdb->generation, 1);
+    if (way >= 0)
+        replace(fdb, b, way, mac | (uint64_t)port << 48 | FDB_USED | FDB_STATIC, now);
+    pthread_mutex_unlock(&fdb->lock);
+    return way < 0 ? -ENOSPC : 0;
+}
+
+int fdb_remove(struct fdb *fdb, uint64_t mac)
+{
+    struct fdb_bucket *b = bucket_of(fdb, mac);
+    int way;
+
+    pthread_mutex_lock(&fdb->lock);
+    way = find_way(b, mac);
+    if (way >= 0)
+        replace(fdb, b, way, 0, 0);
+    pthread_mutex_unlock(&fdb->lock);
+    return way < 0 ? -ENOENT : 0;
+}
+
+void fdb_flush_port(struct fdb *fdb, unsigned int port, bool all)
+{
+    pthread_mutex_lock(&fdb->lock);
+    for (struct fdb_bucket *b = fdb->bucket; fdb->stations[port] && b < fdb->bucket + FDB_BUCKETS; b++) {
+        for (int i = 0; i < FDB_WAYS; i++) {
+            uint64_t e = load(b, i);
+
+            if ((e & FDB_USED) && entry_port(e) == port && (all || !(e & FDB_STATIC)))
+                replace(fdb, b, i, 0, 0);
+        }
+    }
     pthread_mutex_unlock(&fdb->lock);
 }
 
-void fdb_flush_port(struct fdb *fdb, unsigned int port)
-{
-    pthread_mutex_lock(&fdb->lock);
-    for (struct fdb_bucket *b = fdb->bucket; b < fdb->bucket + FDB_BUCKETS; b++) {
-        for (int i = 0; i < FDB_WAYS; i++) {
-            uint64_t e = atomic_load_explicit(&b->entry[i], memory_order_relaxed);
+/* ------------------------------------------------------------------------------------------------------ reading --- */
 
-            if ((e & FDB_USED) && entry_port(e) == port)
-                atomic_store_explicit(&b->entry[i], 0, memory_order_release);
+void fdb_each(const struct fdb *fdb, uint32_t now, void (*fn)(const struct fdb_station *station, void *arg), void *arg)
+{
+    for (const struct fdb_bucket *b = fdb->bucket; b < fdb->bucket + FDB_BUCKETS; b++) {
+        for (int i = 0; i < FDB_WAYS; i++) {
+            uint64_t e = load(b, i);
+            struct fdb_station station = {
+                .mac = entry_mac(e), .port = entry_port(e), .age = silence(b, i, now), .is_static = e & FDB_STATIC};
+
+            if ((e & FDB_USED) && is_fresh(fdb, b, i, now))
+                fn(&station, arg);
         }
     }
-    atomic_fetch_add(&fdb->generation, 1);
-    pthread_mutex_unlock(&fdb->lock);
+}
+
+static void count_one(const struct fdb_station *station, void *arg)
+{
+    (void)station;
+    ++*(unsigned int *)arg;
 }
 
 unsigned int fdb_count(const struct fdb *fdb, uint32_t now)
 {
     unsigned int n = 0;
 
-    for (const struct fdb_bucket *b = fdb->bucket; b < fdb->bucket + FDB_BUCKETS; b++)
-        for (unsigned int i = 0; i < FDB_WAYS; i++)
-            n += (b->entry[i] & FDB_USED) && is_fresh(b, i, now);
+    fdb_each(fdb, now, count_one, &n);
     return n;
 }

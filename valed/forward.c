@@ -21,6 +21,7 @@ struct lists {
     unsigned int flooded;
     unsigned int self; /* frames whose destination is on the sender's own port */
     unsigned int gone; /* frames whose destination has just been closed */
+    unsigned int locked; /* frames whose source address is locked to another port */
 };
 
 struct addresses {
@@ -65,13 +66,15 @@ static inline void append(struct lists *l, struct batch *b, unsigned int out, un
     l->tail[out] = i;
 }
 
-/* The destination of one frame, by the ring's cache where nothing has changed. */
+/* The destination of one frame, by the ring's cache where nothing has changed. OUT_NONE: it may not be sent. */
 static inline unsigned int classify(struct ring *ring, struct fdb *fdb, struct addresses a)
 {
     if (a.src != ring->last_src) {
-        fdb_learn(fdb, a.src, ring->port->index, ring->cache_time);
+        ring->src_refused = !fdb_learn(fdb, a.src, ring->port->index, ring->cache_time);
         ring->last_src = a.src;
     }
+    if (ring->src_refused)
+        return OUT_NONE;
     if (a.dst == ring->last_dst)
         return ring->last_out;
     ring->last_dst = a.dst;
@@ -95,14 +98,17 @@ static void refresh_cache(struct ring *ring, struct fdb *fdb, uint32_t now)
 
 static void first_pass(struct ring *ring, struct batch *b, struct lists *l)
 {
-    struct fdb *fdb = &ring->port->sw->fdb;
+    struct vswitch *sw = ring->port->sw;
+    bool p2p = atomic_load_explicit(&sw->p2p, memory_order_relaxed);
     unsigned int self = ring->port->index;
 
     for (unsigned int i = 0; i < b->frames; i++) {
-        unsigned int out = classify(ring, fdb, read_addresses(b, &b->frame[i]));
+        /* A link knows no addresses: what enters leaves at the other end. */
+        unsigned int out = p2p ? OUT_FLOOD : classify(ring, &sw->fdb, read_addresses(b, &b->frame[i]));
 
-        if (out == self) {
-            l->self++;
+        if (out == self || out == OUT_NONE) {
+            l->self += out == self;
+            l->locked += out == OUT_NONE;
             continue;
         }
         l->flooded += out == OUT_FLOOD;
@@ -164,7 +170,7 @@ void forward_batch(struct ring *ring, struct batch *b, uint32_t now)
     struct lists l;
     uint64_t bytes = 0;
 
-    l.touched_count = l.flooded = l.self = l.gone = 0;
+    l.touched_count = l.flooded = l.self = l.gone = l.locked = 0;
     memset(l.used, 0, sizeof(l.used));
     refresh_cache(ring, &ring->port->sw->fdb, now);
     first_pass(ring, b, &l);
@@ -177,5 +183,6 @@ void forward_batch(struct ring *ring, struct batch *b, uint32_t now)
     count(&c->flooded, l.flooded);
     count(&c->rx_dropped[DROP_SELF], l.self);
     count(&c->rx_dropped[DROP_GONE], l.gone);
-    count(&c->unicast, b->frames - l.flooded - l.self - l.gone);
+    count(&c->rx_dropped[DROP_MAC_LOCKED], l.locked);
+    count(&c->unicast, b->frames - l.flooded - l.self - l.gone - l.locked);
 }

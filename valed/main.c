@@ -142,7 +142,7 @@ static int sleep_time(bool reclaiming, bool connecting)
         return RECLAIM_MS;
     if (connecting)
         return ENDPOINT_RETRY_MS;
-    if (!options.linger || switches || attach_clients() || qmp_clients()) {
+    if (!options.linger || vswitch_ports() || attach_clients() || qmp_clients()) {
         idle_since = -1;
         return -1;
     }

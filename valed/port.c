@@ -4,7 +4,6 @@
 
 #include "attach.h"
 #include "log.h"
-#include "options.h"
 #include "qmp.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -15,6 +14,7 @@
 const char *const drop_names[DROP_REASONS] = {
     [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
     [DROP_BAD_SLOT] = "bad_slot", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
+    [DROP_MAC_LOCKED] = "mac_locked",
     [DROP_RING_FULL] = "ring_full", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
 };
 
@@ -32,7 +32,7 @@ struct port *port_find(const struct vale_name *name)
 
 int port_add(struct port *port)
 {
-    int err = vswitch_add_port(port, options.max_bridges);
+    int err = vswitch_add_port(port);
 
     if (err)
         return err;

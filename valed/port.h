@@ -36,6 +36,7 @@ enum drop_reason {
     DROP_TRUNCATED, /* in: the last slot published says that more follow */
     DROP_BAD_SLOT,  /* in, out: buffer index or length out of range, or an indirect buffer */
     DROP_SELF,      /* in: the destination is on the port that it came from */
+    DROP_MAC_LOCKED, /* in: the source address is locked to another port */
     DROP_GONE,      /* in: the port of the destination has just been closed */
     DROP_RING_FULL, /* out: the receiver has no room */
     DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */
@@ -90,6 +91,7 @@ struct ring {
 
     /* Lookup cache: valid while fdb generation and time are those noted. */
     uint64_t last_src;
+    bool src_refused;
     uint64_t last_dst;
     unsigned int last_out;
     uint32_t cache_generation;

@@ -274,7 +274,7 @@ static void take_down(struct stream_port *sp)
     watch_free(&sp->hangup->watch);
     sp->hangup = NULL;
     worker_set_kick(&sp->ring, -1);
-    fdb_flush_port(&sp->port.sw->fdb, sp->port.index);
+    fdb_flush_port(&sp->port.sw->fdb, sp->port.index, false);
     qmp_event_port("PORT_DOWN", &sp->port, "closed by its peer");
     reclaim(free_peer, peer);
     reclaim(finish_down, sp);

@@ -6,6 +6,7 @@
 #include "log.h"
 #include "main.h"
 #include "query.h"
+#include "switch_commands.h"
 #include "version.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -164,7 +165,9 @@ static json_t *cmd_quit(json_t *arguments, const char **error)
 static const struct command commands[] = {
     {"query-version", cmd_version}, {"query-commands", cmd_commands}, {"query-switches", cmd_switches},
     {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
-    {"port-del", control_port_del}, {"quit", cmd_quit},
+    {"port-del", control_port_del}, {"switch-set", switch_set},
+    {"query-fdb", fdb_query},       {"fdb-add", fdb_add},             {"fdb-del", fdb_del},
+    {"fdb-flush", fdb_flush},       {"quit", cmd_quit},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

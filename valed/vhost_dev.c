@@ -213,7 +213,7 @@ static void hang_up(struct vhost_port *vp, const char *reason)
     vp->stopping = true;
     log_info("%s: front end gone: %s", vp->port.name.full, reason);
     if (vp->port.sw) {
-        fdb_flush_port(&vp->port.sw->fdb, vp->port.index);
+        fdb_flush_port(&vp->port.sw->fdb, vp->port.index, false);
         qmp_event_port("PORT_DOWN", &vp->port, reason);
     }
     vhost_dev_update(vp, finish_stop);

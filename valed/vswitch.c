@@ -2,6 +2,7 @@
 /* Named switches and their ports. */
 #include "vswitch.h"
 
+#include "options.h"
 #include "qmp.h"
 #include "worker.h"
 
@@ -20,14 +21,23 @@ struct vswitch *vswitch_find(const char *name)
     return sw;
 }
 
-static struct vswitch *vswitch_create(const char *name, unsigned int max_switches)
+unsigned int vswitch_ports(void)
+{
+    unsigned int n = 0;
+
+    for (const struct vswitch *sw = switches; sw; sw = sw->next)
+        n += sw->port_count;
+    return n;
+}
+
+static struct vswitch *vswitch_create(const char *name)
 {
     struct vswitch *sw, **end = &switches;
     unsigned int n = 0;
 
     for (; *end; end = &(*end)->next)
         n++;
-    if (n >= max_switches)
+    if (n >= options.max_bridges)
         return NULL;
     sw = calloc(1, sizeof(*sw));
     if (!sw)
@@ -61,6 +71,19 @@ static void vswitch_remove(struct vswitch *sw)
     reclaim(vswitch_free, sw);
 }
 
+void vswitch_release(struct vswitch *sw)
+{
+    if (sw->port_count == 0 && !sw->kept)
+        vswitch_remove(sw);
+}
+
+struct vswitch *vswitch_get(const char *name)
+{
+    struct vswitch *sw = vswitch_find(name);
+
+    return sw ? sw : vswitch_create(name);
+}
+
 static unsigned int free_index(const struct vswitch *sw)
 {
     unsigned int i = 0;
@@ -79,16 +102,16 @@ static void set_port_limit(struct vswitch *sw)
     sw->port_limit = limit;
 }
 
-int vswitch_add_port(struct port *port, unsigned int max_switches)
+int vswitch_add_port(struct port *port)
 {
     struct vswitch *sw = vswitch_find(port->name.sw);
 
     for (unsigned int i = 0; sw && i < sw->port_limit; i++)
         if (sw->ports[i] && strcmp(sw->ports[i]->name.port, port->name.port) == 0)
             return -EBUSY;
-    if (sw && sw->port_count == SWITCH_PORTS)
+    if (sw && sw->port_count == (sw->p2p ? 2 : SWITCH_PORTS))
         return -ENOMEM;
-    if (!sw && !(sw = vswitch_create(port->name.sw, max_switches)))
+    if (!sw && !(sw = vswitch_create(port->name.sw)))
         return -ENOMEM;
     port->sw = sw;
     port->index = free_index(sw);
@@ -104,7 +127,7 @@ void vswitch_remove_port(struct port *port)
 
     atomic_store(&sw->ports[port->index], NULL);
     set_port_limit(sw);
-    fdb_flush_port(&sw->fdb, port->index);
-    if (--sw->port_count == 0)
-        vswitch_remove(sw);
+    fdb_flush_port(&sw->fdb, port->index, true);
+    sw->port_count--;
+    vswitch_release(sw);
 }
