@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# VALE for virtual machines: the switch, the QEMU backend, the manager.
+# Each folder says in its build.mk what it makes; everything made lies in build/.
+
+B      := build
+CC     := gcc
+CFLAGS := -std=gnu17 -O2 -g -Wall -Wextra
+PYTHON := /usr/bin/python3
+PYTEST := $(B)/venv/bin/pytest --durations=10
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+include libvale/build.mk
+include valed/build.mk
+include tools/build.mk
+include guest-tests/build.mk
+include images/build.mk
+include qemu-backend/build.mk
+include guest-tests/kernel/build.mk
+include tests/build.mk
+
+help:                 ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+
+demo: all             ## two guests on one switch, measured: a table in the end
+	@$(B)/bin/valemgr pair vale1
+
+all: tools qemu image venv  ## build everything
+
+tools: deps           ## build the switch and the small programs
+	@+$(MAKE) --no-print-directory -s $(TOOLS)
+
+qemu: deps            ## build QEMU with our netmap backend, from the distribution's source
+	@+$(MAKE) --no-print-directory -s $(QEMU)
+
+image: deps           ## build the micro guest image
+	@+$(MAKE) --no-print-directory -s $(IMAGE)
+
+venv: deps            ## install valemgr and what tests need into build/venv
+	@+$(MAKE) --no-print-directory -s $(VENV)
+
+test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
+	$(PYTEST) tests
+
+check: deps-test tools venv sanitized lint  ## unit and black-box tests, also under sanitizers, and linters (no QEMU needed)
+	$(PYTEST) tests/unit tests/blackbox
+	VALED=$(B)/asan/bin/valed $(PYTEST) tests/blackbox
+	VALED=$(B)/tsan/bin/valed $(PYTEST) tests/blackbox
+
+test-kernel: $(if $(NETMAP_KO),all $(KERNEL_TESTS))  ## the real netmap module in a guest: make test-kernel NETMAP_KO=FILE
+	@guest-tests/kernel/run.py $(if $(NETMAP_KO),'$(NETMAP_KO)')
+
+bench: tools venv     ## throughput of the switch, as a table and build/bench/host.json
+	@$(B)/venv/bin/python bench/host.py
+
+bench-guest: all      ## guest to guest, our backend and QEMU's stream netdev in one run
+	@$(B)/bin/valemgr pair vale1 --baseline stream
+
+lint: deps-test venv  ## ruff, mypy, shellcheck, and all C with clang
+	$(B)/venv/bin/ruff check .
+	$(B)/venv/bin/mypy
+	shellcheck $$(git ls-files '*.sh')
+	@+$(MAKE) --no-print-directory -s B=$(B)/clang CC=clang CFLAGS='$(CFLAGS) -Werror' tools
+
+deps:                 ## install missing Debian packages
+	@./deps.sh packages.txt
+
+deps-test:
+	@./deps.sh packages.txt packages-test.txt
+
+clean:                ## remove everything that was made
+	rm -rf $(B)
+
+TOOLS := $(B)/bin/valed $(B)/bin/vale-pktgen $(B)/bin/valectl $(GUEST_PROGRAMS)
+QEMU  := $(B)/bin/qemu-system-x86_64-vale
+IMAGE := $(B)/images/micro/manifest.json
+VENV  := $(B)/bin/valemgr
+
+$(B)/bin/valemgr: pyproject.toml
+	@mkdir -p $(@D)
+	@echo "valemgr: installing into $(B)/venv"
+	@test -x $(B)/venv/bin/pip || $(PYTHON) -m venv $(B)/venv
+	@$(B)/venv/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	@ln -sf ../venv/bin/valemgr $@
+	@touch $@
+
+.PHONY: help demo all tools qemu image venv test check test-kernel bench bench-guest lint deps deps-test clean
