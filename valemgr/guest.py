@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One virtual machine: launched, watched until it is ready, stopped.
+
+Ready by stages, each timed from the launch, each with its own way to fail:
+
+    process   QEMU was started
+    qmp       it greets and has negotiated; its forwarded SSH port is known
+    console   the console says that sshd listens (images that say so)
+    ssh       a command has run in the guest
+    links     every data NIC has its link; an e1000 needs a second or two for that
+"""
+
+import asyncio
+import json
+import logging
+import re
+import shlex
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+
+from valemgr import keys, proc, qmpclient
+from valemgr.deadline import Deadline
+from valemgr.errors import GuestError, LaunchError, ValeError, WaitTimeoutError
+from valemgr.plan import GuestPlan, identity
+from valemgr.ssh import SshSession, SshTarget
+from valemgr.state import GuestState, LabDir
+from valemgr.text import harmless, tail
+
+log = logging.getLogger(__name__)
+
+CONSOLE_LOOK_SECONDS = 1.0
+DEATH_SECONDS = 0.5
+WAITING_FOR = {
+    "process": "QEMU to start",
+    "qmp": "QEMU to answer",
+    "console": "its system to boot",
+    "ssh": "its SSH server",
+    "links": "the links of its NICs",
+}
+# What a NIC without link is given to send vanishes uncounted, so a trial must not begin earlier.
+_LINKS_UP = (
+    "echo up; cd /sys/class/net || exit 1; for nic in {nics}; do ls $nic >&2 || exit 1; "
+    "until grep -q up $nic/operstate; do sleep 0.05; done; done"
+)
+
+_FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
+
+
+class RunningGuest:
+    """A guest that was launched."""
+
+    def __init__(self, plan: GuestPlan, lab_dir: LabDir) -> None:
+        self.plan = plan
+        self.stages: dict[str, float] = {}
+        self._lab_dir = lab_dir
+        self._host_key = keys.generate()
+        self._launched = time.monotonic()
+        self._process: proc.Process | None = None
+        self._port = 0
+        self._ssh: SshSession | None = None
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def ready_seconds(self) -> float:
+        """From launch to ready."""
+        return self.stages["links"]
+
+    @property
+    def process(self) -> proc.Process:
+        if self._process is None:
+            raise GuestError(f"guest {self.name} was not launched")
+        return self._process
+
+    @property
+    def ssh(self) -> SshSession:
+        if self._ssh is None:
+            raise GuestError(f"guest {self.name} is not ready")
+        return self._ssh
+
+    def launch(self, client_key: str) -> None:
+        """Start QEMU."""
+        who = identity(self.plan, client_key, self._host_key.private)
+        self._lab_dir.write_file(self.plan.files.identity, json.dumps(who))
+        self._launched = time.monotonic()
+        self._process = proc.start(self.plan.argv, output=self.plan.files.qemu_log)
+        self._passed("process")
+
+    async def wait_qmp(self, deadline: Deadline) -> None:
+        """Wait until QEMU talks, and ask which port it chose for SSH."""
+        await self._while_alive(self._greet(deadline), deadline)
+        self._passed("qmp")
+
+    async def wait_ready(self, deadline: Deadline) -> None:
+        """Wait until a command has run in the guest and its links are up."""
+        await self._while_alive(self._first_command(deadline), deadline)
+        self._passed("links")
+
+    async def ended(self) -> GuestError:
+        """Wait until the guest's process ends unasked; the error that says so."""
+        status = await self.process.exited()
+        return self._death(status)
+
+    async def stop(self) -> None:
+        """End the guest and its connections."""
+        self.disconnect()
+        if self._process:
+            await self._process.stop()
+
+    def disconnect(self) -> None:
+        """Let go of it; it keeps running."""
+        if self._ssh:
+            self._ssh.close()
+
+    def state(self) -> GuestState:
+        """What has to be remembered about it."""
+        return GuestState(
+            pid=self.process.pid,
+            start_time=self.process.ident.start_time,
+            ssh_port=self._port,
+            host_key=self._host_key.public,
+            argv=list(self.plan.argv),
+            ports=[nic.nic.port or f"cable {nic.nic.cable}" for nic in self.plan.nics],
+            addresses=[address for nic in self.plan.nics for address in nic.nic.addresses],
+            ready_seconds=self.stages,
+        )
+
+    def _passed(self, stage: str) -> None:
+        self.stages[stage] = round(time.monotonic() - self._launched, 3)
+        log.info("guest %s: %s after %.3f s", self.name, stage, self.stages[stage])
+
+    async def _greet(self, deadline: Deadline) -> None:
+        name = f"guest {self.name}"
+        path = self.plan.files.ctl
+        qmp = await deadline.retry(
+            f"{name}: QMP socket", lambda: qmpclient.connect(path, name), (OSError,)
+        )
+        try:
+            reply = await qmp.call("human-monitor-command", **{"command-line": "info usernet"})
+        finally:
+            await qmp.close()
+        forward = _FORWARD.search(str(reply))
+        if forward is None:
+            raise GuestError(f"{name}: QEMU forwards no port to its SSH: {str(reply).strip()}")
+        self._port = int(forward.group(1))
+
+    async def _first_command(self, deadline: Deadline) -> None:
+        if self.plan.ready_line:
+            await self._console_says(self.plan.ready_line)
+            self._passed("console")
+        target = SshTarget(self.name, self._port, self._host_key.public, self._lab_dir.key_file)
+        self._ssh = await SshSession.connect(target, deadline)
+        program = await self._ssh.start(_LINKS_UP.format(nics=" ".join(self._nic_names())))
+        await program.line(deadline)
+        self._passed("ssh")
+        result = await program.result(deadline)
+        if result.status != 0:
+            raise GuestError(f"guest {self.name}: no data NICs: {harmless(result.stderr).strip()}")
+
+    def _nic_names(self) -> list[str]:
+        return [nic.name for nic in self.plan.nics]
+
+    async def _console_says(self, line: str) -> None:
+        """Read the console until it says so; what QEMU wrote before it let us in is in its log."""
+        reader, writer = await asyncio.open_unix_connection(self.plan.files.console)
+        heard = b""
+        try:
+            while line.encode() not in heard and line not in tail(self.plan.files.console_log):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CONSOLE_LOOK_SECONDS):
+                        chunk = await reader.read(4096)
+                        if not chunk:
+                            raise GuestError(f"guest {self.name}: its console hung up")
+                        heard = heard[-len(line) :] + chunk
+        finally:
+            writer.close()
+
+    async def _while_alive(self, step: Coroutine[None, None, None], deadline: Deadline) -> None:
+        """Run one stage; the process's death or the deadline becomes an error with a console."""
+        task = asyncio.ensure_future(step)
+        death = asyncio.ensure_future(self.process.exited())
+        try:
+            async with asyncio.timeout(deadline.left):
+                await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and task.exception() and not death.done():
+                # A guest that dies first hangs up on us: let its end be the news, not that.
+                await asyncio.wait({death}, timeout=DEATH_SECONDS)
+            if death.done():
+                raise self._death(death.result())
+            await task
+        except (WaitTimeoutError, TimeoutError) as exc:
+            raise self._not_ready(deadline, exc) from exc
+        finally:
+            for pending in (task, death):
+                pending.cancel()
+                with suppress(asyncio.CancelledError, ValeError, OSError):
+                    await pending
+
+    def _not_ready(self, deadline: Deadline, cause: Exception) -> WaitTimeoutError:
+        console = tail(self.plan.files.console_log)
+        warned = [f"QEMU: {_bare(line)}" for line in tail(self.plan.files.qemu_log, 3)]
+        stage = next(name for name in WAITING_FOR if name not in self.stages)
+        why = f": {cause}" if isinstance(cause, WaitTimeoutError) else ""
+        ends = "its console ends:" if console else "its console is empty: does the image boot?"
+        return WaitTimeoutError(
+            f"guest {self.name} is not ready within {deadline.seconds:g} s, "
+            f"waiting for {WAITING_FOR[stage]}{why}; {ends}",
+            [*console, *warned],
+        )
+
+    def _death(self, status: int | None) -> LaunchError:
+        said = tail(self.plan.files.qemu_log, 1)
+        if status == 0:
+            what = "it shut down or rebooted"
+        else:
+            how = f"killed by signal {-status}" if status and status < 0 else f"exit code {status}"
+            reason = _bare(said[0]) if said else "without a word"
+            what = f"QEMU ended ({how}): {reason}"
+        log.error("guest %s: %s: %s", self.name, what, shlex.join(self.plan.argv))
+        return LaunchError(
+            f"guest {self.name}: {what}",
+            argv=self.plan.argv,
+            exit_status=status,
+            console=tail(self.plan.files.console_log),
+        )
+
+
+def _bare(line: str) -> str:
+    """A line of QEMU's without the program's name."""
+    return re.sub(r"^\S*qemu\S*: ", "", line)

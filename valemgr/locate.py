@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where our programs are: $VALE_BINDIR, the clone's build/bin, beside valemgr, PATH."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from valemgr.errors import EnvironmentUnfitError
+
+QEMU = "qemu-system-x86_64-vale"
+VALED = "valed"
+
+_REMEDY = {QEMU: "make qemu", VALED: "make"}
+
+
+def clone_root() -> Path | None:
+    """The clone that this package runs from; None when it is installed."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def bin_dirs() -> list[Path]:
+    """Directories that are searched before PATH."""
+    dirs = [Path(os.environ["VALE_BINDIR"])] if os.environ.get("VALE_BINDIR") else []
+    root = clone_root()
+    if root:
+        dirs.append(root / "build" / "bin")
+    return [*dirs, Path(sys.argv[0]).resolve().parent]
+
+
+def find(program: str) -> Path | None:
+    """The program's path, or None."""
+    for folder in bin_dirs():
+        candidate = folder / program
+        if os.access(candidate, os.X_OK) and candidate.is_file():
+            return candidate
+    on_path = shutil.which(program)
+    return Path(on_path) if on_path else None
+
+
+def require(program: str) -> Path:
+    """The program's path, or EnvironmentUnfitError with the remedy."""
+    path = find(program)
+    if path is None:
+        places = ", ".join(str(folder) for folder in bin_dirs())
+        remedy = _REMEDY.get(program, f"install {program}")
+        raise EnvironmentUnfitError(f"{program} is not in {places}, PATH: run '{remedy}'")
+    return path

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is kept about a lab that runs: one directory, one lock, one state file.
+
+    <runtime>/LAB.lock        taken by every command that changes the lab; holds who has it
+    <runtime>/LAB/state.json  intent and identity of what was started; the truth is asked from
+                              the processes, QMP and the switch
+    <runtime>/LAB/...         sockets, keys, consoles
+
+A directory without a holder of the lock, whose lab is not to be kept, was abandoned: the next
+command that wants the name, or `down`, cleans it up.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from valemgr import proc, xdg
+from valemgr.deadline import Deadline
+from valemgr.errors import LabError, StoreError, WaitTimeoutError
+from valemgr.names import check_label
+
+SCHEMA = 1
+LOCK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestState:
+    """A guest that was started."""
+
+    pid: int
+    start_time: int
+    ssh_port: int
+    host_key: str
+    argv: list[str]
+    ports: list[str]
+    addresses: list[str]
+    ready_seconds: dict[str, float]
+
+    @property
+    def ident(self) -> proc.ProcessId:
+        return proc.ProcessId(self.pid, self.start_time)
+
+
+@dataclass(frozen=True, slots=True)
+class LabState:
+    """A lab's state file."""
+
+    lab: str
+    created: str
+    boot_id: str
+    keep: bool
+    accelerator: str
+    provider: str
+    topology: dict[str, Any]
+    guests: dict[str, GuestState] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def of_this_boot(self) -> bool:
+        return self.boot_id == proc.boot_id()
+
+
+class LabDir:
+    """A lab's directory."""
+
+    def __init__(self, lab: str) -> None:
+        self.lab = check_label("lab", lab)
+        self.root = xdg.runtime_dir()
+        self.path = self.root / lab
+
+    @property
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    @property
+    def key_file(self) -> Path:
+        return self.path / "id_ed25519"
+
+    def create(self) -> None:
+        """Make the directory; only we may enter."""
+        xdg.private_dir(self.root)
+        xdg.private_dir(self.path)
+
+    def delete(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_file(self, path: Path, text: str) -> None:
+        """Write a private file atomically."""
+        new = path.with_name(path.name + ".new")
+        try:
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w") as stream:
+                stream.write(text)
+            new.replace(path)
+        except OSError as exc:
+            raise StoreError(f"cannot write {path}: {exc.strerror}") from exc
+
+    def write(self, state: LabState) -> None:
+        """Keep the state."""
+        self.write_file(self.path / "state.json", json.dumps(asdict(state), indent=1))
+
+    def read(self) -> LabState | None:
+        """The state; None if there is none that can be used."""
+        try:
+            raw = json.loads((self.path / "state.json").read_text())
+            if raw.get("schema") != SCHEMA:
+                return None
+            guests = {name: GuestState(**guest) for name, guest in raw.pop("guests").items()}
+            return LabState(**raw, guests=guests)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    @asynccontextmanager
+    async def lock(self, command: str) -> AsyncIterator[None]:
+        """Hold the lab's lock; after 10 s of waiting name the lab and the holder."""
+        xdg.private_dir(self.root)
+        deadline = Deadline(LOCK_SECONDS)
+        try:
+            fd = await deadline.retry("lock", self._try_lock, (BlockingIOError,), every=0.1)
+        except WaitTimeoutError as exc:
+            holder = self.holder() or "another valemgr"
+            raise LabError(f"lab {self.lab} is busy: held by {holder}") from exc
+        try:
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()} {command}".encode(), 0)
+            yield
+        finally:
+            self._lock_path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def holder(self) -> str:
+        """Who holds the lock, as it said itself."""
+        with suppress(OSError):
+            pid, _, command = self._lock_path.read_text().partition(" ")
+            return f"'{command}' (pid {pid})" if pid else ""
+        return ""
+
+    @property
+    def locked(self) -> bool:
+        """Whether a live process holds the lock now."""
+        try:
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.root / f"{self.lab}.lock"
+
+    async def _try_lock(self) -> int:
+        """One attempt. The holder unlinks the file, so what was locked must still be the file."""
+        fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino != self._lock_path.stat().st_ino:
+                raise BlockingIOError
+        except FileNotFoundError as exc:
+            os.close(fd)
+            raise BlockingIOError from exc
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def all_labs() -> list[LabDir]:
+    """Every lab that has a directory, by name."""
+    root = xdg.runtime_dir()
+    if not root.is_dir():
+        return []
+    return [LabDir(path.name) for path in sorted(root.iterdir()) if path.is_dir()]

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The switch daemon valed: found where it listens, or started on demand.
+
+Servers create their runtime directory, clients search: $VALE_RUNDIR alone if it is set, else
+$XDG_RUNTIME_DIR/vale, /run/vale, /tmp/vale-UID. It is started under a lock on that directory, so
+that two racing starts make one daemon, and lingers 30 s after its last client. Nobody stops a
+valed that they did not start.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from valemgr import locate, proc, qmpclient
+from valemgr.deadline import Deadline
+from valemgr.errors import EnvironmentUnfitError, SwitchError
+from valemgr.qmpclient import Qmp, QmpFailed
+from valemgr.text import tail
+
+log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 30
+START_SECONDS = 10.0
+PORTS_MAX = 254
+
+
+@dataclass(frozen=True, slots=True)
+class PortStats:
+    """A port with its counters. rx: from the port into the switch; tx: out of the port."""
+
+    name: str
+    kind: str
+    peer_pid: int
+    rx_frames: int
+    rx_bytes: int
+    rx_dropped: dict[str, int]
+    tx_offered: int
+    tx_frames: int
+    tx_bytes: int
+    tx_dropped: dict[str, int]
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> "PortStats":
+        """From query-ports' answer."""
+        rx, tx = raw["rx"], raw["tx"]
+        return cls(
+            name=raw["name"],
+            kind=raw["kind"],
+            peer_pid=int(raw.get("peer", {}).get("pid", 0)),
+            rx_frames=rx["frames"],
+            rx_bytes=rx["bytes"],
+            rx_dropped=dict(rx.get("dropped", {})),
+            tx_offered=tx["offered"],
+            tx_frames=tx["frames"],
+            tx_bytes=tx["bytes"],
+            tx_dropped=dict(tx.get("dropped", {})),
+        )
+
+
+class Switchd:
+    """A connection to a running valed."""
+
+    provider = "user"
+
+    def __init__(self, rundir: Path, qmp: Qmp) -> None:
+        self.rundir = rundir
+        self._qmp = qmp
+
+    @property
+    def pid(self) -> int:
+        return self._qmp.peer_pid
+
+    @property
+    def netmap_socket(self) -> Path:
+        """What the QEMU backend is given as devname."""
+        return self.rundir / "netmap.sock"
+
+    @property
+    def version(self) -> str:
+        """From the greeting."""
+        parts = self._qmp.version.get("vale", {})
+        return ".".join(str(parts.get(key, "?")) for key in ("major", "minor", "micro"))
+
+    async def switches(self) -> list[dict[str, Any]]:
+        """Names and numbers of ports."""
+        return list(await self._call("query-switches"))
+
+    async def ports(self, switch: str | None = None) -> list[PortStats]:
+        """Ports with counters."""
+        arguments = {"switch": switch} if switch else {}
+        return [PortStats.parse(raw) for raw in await self._call("query-ports", **arguments)]
+
+    async def require_free(self, wanted: tuple[str, ...]) -> None:
+        """Refuse before anything starts what valed would refuse later."""
+        switches = {name.partition(":")[0] for name in wanted}
+        existing = {entry["name"] for entry in await self.switches()}
+        for switch in sorted(switches & existing):
+            ports = {port.name: port for port in await self.ports(switch)}
+            for name in sorted(set(wanted) & set(ports)):
+                pid = ports[name].peer_pid
+                raise SwitchError(
+                    f"port {name} is taken by pid {pid}: use another switch, or end that process"
+                )
+            more = sum(name.startswith(f"{switch}:") for name in wanted)
+            if len(ports) + more > PORTS_MAX:
+                raise SwitchError(
+                    f"switch {switch} is full: {len(ports)} of {PORTS_MAX} ports in use, "
+                    f"{more} more wanted; use another switch"
+                )
+
+    async def gone(self) -> SwitchError:
+        """Wait until valed hangs up; the error that says so."""
+        await self._qmp.hung_up()
+        return SwitchError(
+            f"valed (pid {self.pid}, {self.rundir}) went away; see {self.rundir}/valed.log"
+        )
+
+    async def close(self) -> None:
+        await self._qmp.close()
+
+    async def _call(self, command: str, **arguments: object) -> Any:
+        try:
+            return await self._qmp.call(command, **arguments)
+        except QmpFailed as exc:
+            raise SwitchError(f"valed: {exc}") from exc
+
+
+async def find() -> Switchd | None:
+    """A valed that answers, or None."""
+    for rundir in search_dirs():
+        if _usable(rundir):
+            found = await _try(rundir)
+            if found:
+                return found
+    return None
+
+
+async def find_or_start() -> Switchd:
+    """A valed that answers; started if there is none."""
+    found = await find()
+    if found:
+        return found
+    rundir = server_dir()
+    program = locate.require(locate.VALED)
+    async with _dir_lock(rundir):
+        return await _try(rundir) or await _start(program, rundir)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Switchd | None]:
+    """The running valed for a few queries; never starts one."""
+    switchd = await find()
+    try:
+        yield switchd
+    finally:
+        if switchd:
+            await switchd.close()
+
+
+def search_dirs() -> list[Path]:
+    """Where clients look, in order."""
+    if os.environ.get("VALE_RUNDIR"):
+        return [Path(os.environ["VALE_RUNDIR"])]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    dirs = [Path(runtime) / "vale"] if runtime else []
+    return [*dirs, Path("/run/vale"), Path(f"/tmp/vale-{os.geteuid()}")]
+
+
+def server_dir() -> Path:
+    """Where a server that we start listens."""
+    if os.environ.get("VALE_RUNDIR"):
+        return Path(os.environ["VALE_RUNDIR"])
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "vale"
+    return Path("/run/vale" if os.geteuid() == 0 else f"/tmp/vale-{os.geteuid()}")
+
+
+def _usable(rundir: Path) -> bool:
+    """Whether a directory may be trusted: no link, ours or root's, not writable by others."""
+    try:
+        status = rundir.lstat()
+    except OSError:
+        return False
+    if rundir.is_symlink() or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        log.warning("%s is a link, somebody else's, or too open: not used", rundir)
+        return False
+    return True
+
+
+async def _try(rundir: Path) -> Switchd | None:
+    try:
+        qmp = await Deadline(START_SECONDS).wait(
+            "valed", qmpclient.connect(rundir / "qmp.sock", "valed")
+        )
+    except OSError:
+        return None
+    except QmpFailed as exc:
+        raise SwitchError(str(exc)) from exc
+    return Switchd(rundir, qmp)
+
+
+async def _start(program: Path, rundir: Path) -> Switchd:
+    reader, writer = os.pipe()
+    argv = [str(program), "--rundir", str(rundir), "--linger", str(LINGER_SECONDS)]
+    argv += ["--ready-fd", str(writer)]
+    with os.fdopen(reader, "rb") as ready:
+        try:
+            process = proc.start(argv, output=rundir / "valed.log", pass_fds=[writer])
+        finally:
+            os.close(writer)
+        try:
+            said = await Deadline(START_SECONDS).wait("valed", asyncio.to_thread(ready.read, 1))
+        except BaseException:
+            await process.stop()
+            raise
+    found = await _try(rundir) if said else None
+    if found is None:
+        await process.stop()
+        last = tail(rundir / "valed.log", 1)
+        raise SwitchError(f"valed did not start in {rundir}: {last[0] if last else 'no message'}")
+    return found
+
+
+@asynccontextmanager
+async def _dir_lock(rundir: Path) -> AsyncIterator[None]:
+    """A lock on the runtime directory itself."""
+    try:
+        rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _usable(rundir):
+            raise EnvironmentUnfitError(
+                f"{rundir} is a link, not yours, or writable by others: set VALE_RUNDIR"
+            )
+        fd = os.open(rundir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise EnvironmentUnfitError(f"runtime directory {rundir}: {exc.strerror}") from exc
+
+    async def attempt() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        await Deadline(START_SECONDS).retry(f"lock on {rundir}", attempt, (BlockingIOError,))
+        yield
+    finally:
+        os.close(fd)
