@@ -86,6 +86,8 @@ static int share_port(struct connection *conn, struct port *port, const struct n
     if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->exclusive || (reg->nr_flags & NR_EXCLUSIVE) ||
         port->uid != conn->peer.uid)
         return EBUSY;
+    if (ring_port_header(port) && !(reg->nr_flags & NR_ACCEPT_VNET_HDR))
+        return EIO;
     port->users++;
     conn->port = port;
     return 0;
@@ -114,10 +116,8 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     port->exclusive = reg->nr_flags & NR_EXCLUSIVE;
     port->users = 1;
     err = port_add(port);
-    if (err) {
-        port->ops->destroy(port);
+    if (err)
         return -err;
-    }
     conn->port = port;
     return 0;
 }
@@ -188,6 +188,29 @@ static int do_port_info(struct request *req)
     return 0;
 }
 
+/* Gets or sets the length of the virtio-net header of a port, which must be the peer's to be set. */
+static int do_port_header(const struct connection *conn, struct request *req)
+{
+    struct nmreq_port_hdr *hdr = message_part(req, req->header.nr_body, sizeof(*hdr));
+    struct vale_name name;
+    struct port *port;
+
+    if (!hdr || parse_name(req, &name) != 0)
+        return EINVAL;
+    port = port_find(&name);
+    if (!port || port->ops != &ring_port_ops)
+        return ENXIO;
+    if (req->header.nr_reqtype == NETMAP_REQ_PORT_HDR_SET) {
+        if (hdr->nr_hdr_len != 0 && hdr->nr_hdr_len != 10 && hdr->nr_hdr_len != 12)
+            return EINVAL;
+        if (conn->peer.uid != 0 && conn->peer.uid != port->uid)
+            return EPERM;
+        ring_port_set_header(port, hdr->nr_hdr_len);
+    }
+    hdr->nr_hdr_len = ring_port_header(port);
+    return 0;
+}
+
 /* The first port at or behind (*sw_index, *port_index), which are moved to it; NULL at the end. */
 static struct port *next_port(uint16_t *sw_index, uint32_t *port_index)
 {
@@ -249,6 +272,8 @@ static int handle(struct connection *conn, struct request *req)
     switch (h->nr_reqtype) {
     case NETMAP_REQ_REGISTER: return do_register(conn, req);
     case NETMAP_REQ_PORT_INFO_GET: return do_port_info(req);
+    case NETMAP_REQ_PORT_HDR_SET:
+    case NETMAP_REQ_PORT_HDR_GET: return do_port_header(conn, req);
     case NETMAP_REQ_VALE_LIST: return do_list(req);
     default: return EOPNOTSUPP;
     }
@@ -329,20 +354,22 @@ static struct request *receive(struct connection *conn, bool *gone)
         return NULL;
     memset(req, 0, sizeof(*req));
     n = recvmsg(conn->watch.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n <= 0) {
-        *gone = n == 0 || (errno != EAGAIN && errno != EINTR);
+    if (n < 0) {
+        *gone = errno != EAGAIN && errno != EINTR;
         free(req);
         return NULL;
     }
     req->length = (size_t)n;
+    /* Also of an empty message, which looks like the end. */
     req->reply_fd = take_reply_fd(&msg);
-    if (req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
-        log_debug("pid %d: not a request: no reply socket, or too long", (int)conn->peer.pid);
+    if (n == 0 || req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+        log_debug("pid %d: hung up, or sent no request: no reply socket, or too long", (int)conn->peer.pid);
         if (req->reply_fd >= 0)
             close(req->reply_fd);
         free(req);
         return NULL;
     }
+    *gone = false;
     return req;
 }
 
@@ -404,15 +431,25 @@ void attach_ready(struct watch *w, uint32_t events)
     struct connection *conn = (struct connection *)w;
     bool gone = false;
 
-    while (!conn->waiting) {
+    /* One request at a time: who sends many does not keep the others waiting. */
+    if (!conn->waiting) {
         struct request *req = receive(conn, &gone);
 
-        if (!req)
-            break;
-        serve_request(conn, req);
+        if (req)
+            serve_request(conn, req);
     }
     if (gone || (conn->waiting && (events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR))))
         disconnect(conn);
+}
+
+void attach_port_closed(const struct port *port)
+{
+    for (struct connection *c = connections; c; c = c->next) {
+        if (c->port == port) {
+            c->port = NULL;
+            shutdown(c->watch.fd, SHUT_RDWR); /* its handler sees the end */
+        }
+    }
 }
 
 void attach_name_freed(void)
@@ -432,7 +469,7 @@ void attach_accept(struct watch *w)
 {
     socklen_t len = sizeof(struct ucred);
     struct connection *conn;
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = watch_accept(w);
 
     if (fd < 0)
         return;

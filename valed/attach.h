@@ -18,6 +18,9 @@ void attach_stop(void);
 void attach_accept(struct watch *w);
 void attach_ready(struct watch *w, uint32_t events);
 
+/* A port begins to end: the connections that hold it are hung up. */
+void attach_port_closed(const struct port *port);
+
 /* A port's name has become free: requests that wait for one are tried again. */
 void attach_name_freed(void);
 

@@ -10,11 +10,12 @@
 
 #include <stdint.h>
 
-#define BATCH_MAX       1024 /* frames */
-#define FRAME_SEGS_MAX  64
-#define FRAME_LEN_MAX   65535
-#define FRAME_LEN_MIN   14
-#define BATCH_SEGS_MAX  (BATCH_MAX + FRAME_SEGS_MAX)
+#define BATCH_MAX        1024 /* frames */
+#define INGRESS_SEGS_MAX 64   /* of a frame as it comes in */
+#define FRAME_SEGS_MAX   66   /* of any frame: where its checksum is put in, a segment falls into three */
+#define FRAME_LEN_MAX    65535
+#define FRAME_LEN_MIN    14
+#define BATCH_SEGS_MAX   (BATCH_MAX + FRAME_SEGS_MAX)
 #define VALE_RINGS_MAX 16
 
 struct segment {
@@ -24,15 +25,37 @@ struct segment {
 
 struct frame {
     uint32_t first; /* segment */
-    uint16_t segs;
-    uint16_t len; /* bytes in all */
+    uint8_t segs;
+    uint8_t needs; /* OFFLOAD_*: what its sender left to be done, as its offload says; mostly 0 */
+    uint16_t len;  /* bytes in all */
+};
+
+/* What a sender may leave to be done, and a port may accept undone. */
+enum {
+    OFFLOAD_CSUM = 1, /* the TCP or UDP checksum */
+    OFFLOAD_TSO4 = 2, /* cutting into TCP segments over IPv4 */
+    OFFLOAD_TSO6 = 4,
+    OFFLOAD_ECN = 8,  /* the same, of a frame with CWR set */
+    OFFLOAD_USO = 16, /* cutting into UDP datagrams */
+};
+
+/* As in the virtio-net header (virtio 1.2, 5.1.6), whose first 10 bytes these are. In a batch all of it has been checked. */
+struct offload {
+    uint8_t flags; /* 1: bytes from csum_start on are to be summed */
+    uint8_t gso_type;
+    uint16_t hdr_len;  /* of the headers that each segment gets */
+    uint16_t gso_size; /* payload of each segment but the last */
+    uint16_t csum_start;
+    uint16_t csum_offset; /* of the checksum, from csum_start; it holds the sum of the pseudo-header */
 };
 
 struct batch {
     unsigned int frames;
     unsigned int segs;
+    uint8_t needs; /* of all frames together */
     struct frame frame[BATCH_MAX];
     struct segment seg[BATCH_SEGS_MAX];
+    struct offload offload[BATCH_MAX]; /* of frames with needs */
 
     /* Forwarding's scratch: the frames of each destination as lists through next[], 0xffff ends. */
     uint16_t next[BATCH_MAX];

@@ -101,7 +101,7 @@ void endpoint_close(struct endpoint *e)
 
 void endpoint_accept(struct watch *w)
 {
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = watch_accept(w);
 
     if (fd >= 0)
         offer((struct endpoint *)w, fd);

@@ -57,9 +57,12 @@ static inline uint64_t load(const struct fdb_bucket *b, int way)
     return atomic_load_explicit(&b->entry[way], memory_order_acquire);
 }
 
+/* Seconds since it was heard. Another worker may have heard it in a second that has not begun for this one. */
 static inline uint32_t silence(const struct fdb_bucket *b, int way, uint32_t now)
 {
-    return now - atomic_load_explicit(&b->seen[way], memory_order_relaxed);
+    int32_t age = (int32_t)(now - atomic_load_explicit(&b->seen[way], memory_order_relaxed));
+
+    return age > 0 ? (uint32_t)age : 0;
 }
 
 static inline bool is_fresh(const struct fdb *fdb, const struct fdb_bucket *b, int way, uint32_t now)
@@ -124,6 +127,23 @@ static void replace(struct fdb *fdb, struct fdb_bucket *b, int way, uint64_t ent
     atomic_fetch_add(&fdb->generation, 1);
 }
 
+/* Under the lock, at most once a second: makes room under the caps by forgetting who counts as absent anyway. */
+static void forget_aged(struct fdb *fdb, uint32_t now)
+{
+    if (fdb->swept == now)
+        return;
+    fdb->swept = now;
+    for (struct fdb_bucket *b = fdb->bucket; b < fdb->bucket + FDB_BUCKETS; b++)
+        for (int i = 0; i < FDB_WAYS; i++)
+            if ((load(b, i) & FDB_USED) && !is_fresh(fdb, b, i, now))
+                replace(fdb, b, i, 0, 0);
+}
+
+static bool is_capped(const struct fdb *fdb, unsigned int port)
+{
+    return fdb->stations[port] >= atomic_load_explicit(&fdb->cap, memory_order_relaxed);
+}
+
 /* Under the lock. False: locked to another port. */
 static bool learn(struct fdb *fdb, struct fdb_bucket *b, uint64_t entry, uint32_t now)
 {
@@ -132,8 +152,12 @@ static bool learn(struct fdb *fdb, struct fdb_bucket *b, uint64_t entry, uint32_
 
     if (way >= 0 && (load(b, way) & FDB_STATIC))
         return !is_new;
-    if (is_new && fdb->stations[entry_port(entry)] >= atomic_load_explicit(&fdb->cap, memory_order_relaxed))
-        return true;
+    if (is_new && is_capped(fdb, entry_port(entry))) {
+        forget_aged(fdb, now);
+        if (is_capped(fdb, entry_port(entry)))
+            return true;
+        way = find_way(b, entry_mac(entry));
+    }
     if (way < 0)
         way = victim_way(b, now);
     if (way >= 0)

@@ -47,6 +47,7 @@ struct fdb {
     _Atomic uint32_t cap;
     pthread_mutex_t lock;
     uint16_t stations[FDB_PORTS]; /* entries of each port, fresh or not; under the lock */
+    uint32_t swept;               /* the second in which aged entries were last forgotten; under the lock */
 };
 
 /* 0, or -ENOMEM. */

@@ -3,6 +3,7 @@
 #include "forward.h"
 
 #include "fdb.h"
+#include "offload.h"
 #include "vswitch.h"
 
 #include <string.h>
@@ -143,7 +144,10 @@ static bool deliver(struct ring *ring, struct batch *b, unsigned int out, uint16
         return false;
     n = merge(b, unicast, flood);
     count(&port->counters.tx_offered, n);
-    port->ops->egress(port, ring->index, b, b->order, n);
+    if (b->needs & ~atomic_load_explicit(&port->accepts, memory_order_relaxed))
+        offload_egress(port, ring->index, b, b->order, n);
+    else
+        port->ops->egress(port, ring->index, b, b->order, n);
     return true;
 }
 

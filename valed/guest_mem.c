@@ -2,6 +2,8 @@
 /* A guest's memory: mapping and translating. */
 #include "guest_mem.h"
 
+#include "guard.h"
+
 #include <errno.h>
 #include <linux/magic.h>
 #include <stdlib.h>
@@ -39,7 +41,8 @@ static int check_region(const struct guest_mem *old, const struct guest_region *
 }
 
 /* Maps size bytes behind offset. The file must be that long now; that it stays so is for the SIGBUS handler to see. */
-static int map_region(struct guest_mapping **mapping, uint64_t size, int fd, uint64_t offset, bool allow_file)
+static int map_region(struct guest_mapping **mapping, uint64_t size, int fd, uint64_t offset, bool allow_file,
+                      atomic_bool *dead)
 {
     struct guest_mapping *m;
     struct statfs fs;
@@ -66,9 +69,23 @@ static int map_region(struct guest_mapping **mapping, uint64_t size, int fd, uin
         free(m);
         return err;
     }
+    if (guard_add(m->address, length, dead) < 0) {
+        munmap(m->address, length);
+        free(m);
+        return -ENOSPC;
+    }
     madvise(m->address, length, MADV_DONTDUMP);
     *mapping = m;
     return 0;
+}
+
+static void put_mapping(struct guest_mapping *m)
+{
+    if (--m->users > 0)
+        return;
+    guard_remove(m->address);
+    munmap(m->address, m->length);
+    free(m);
 }
 
 struct guest_mem *guest_mem_copy(const struct guest_mem *old)
@@ -83,36 +100,27 @@ struct guest_mem *guest_mem_copy(const struct guest_mem *old)
 }
 
 int guest_mem_add(struct guest_mem **mem, const struct guest_mem *old, const struct guest_region *region, int fd,
-                  uint64_t offset, bool allow_file)
+                  uint64_t offset, bool allow_file, atomic_bool *dead)
 {
     int err = check_region(old, region);
     struct guest_mapping *m;
     struct guest_mem *new;
 
     if (err == 0)
-        err = map_region(&m, region->size, fd, offset, allow_file);
+        err = map_region(&m, region->size, fd, offset, allow_file, dead);
     if (err)
         return err;
     new = guest_mem_copy(old);
+    m->users++;
     if (!new) {
-        munmap(m->address, m->length);
-        free(m);
+        put_mapping(m);
         return -ENOMEM;
     }
-    m->users++;
     new->region[new->count] = *region;
     new->base[new->count] = (uint8_t *)m->address + offset;
     new->mapping[new->count++] = m;
     *mem = new;
     return 0;
-}
-
-static void put_mapping(struct guest_mapping *m)
-{
-    if (--m->users > 0)
-        return;
-    munmap(m->address, m->length);
-    free(m);
 }
 
 int guest_mem_remove(struct guest_mem **mem, const struct guest_mem *old, const struct guest_region *region)

@@ -8,6 +8,7 @@
 #ifndef VALED_GUEST_MEM_H
 #define VALED_GUEST_MEM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,10 +33,11 @@ struct guest_mem {
 
 /*
  * A table with one region more than old (NULL: none), mapped from fd at offset; fd stays the caller's. 0 or -errno:
- * -EINVAL overlap, overflow or size; -ENOSPC too many; -EMEDIUMTYPE not memory (allow_file lifts that).
+ * -EINVAL overlap, overflow or size; -ENOSPC too many; -EMEDIUMTYPE not memory (allow_file lifts that). dead is set if the
+ * front end takes the memory away (guard.h).
  */
 int guest_mem_add(struct guest_mem **mem, const struct guest_mem *old, const struct guest_region *region, int fd,
-                  uint64_t offset, bool allow_file);
+                  uint64_t offset, bool allow_file, atomic_bool *dead);
 
 /* A table without the region that begins where `region` does. 0, -ENOENT, -ENOMEM. */
 int guest_mem_remove(struct guest_mem **mem, const struct guest_mem *old, const struct guest_region *region);

@@ -20,12 +20,15 @@
  */
 #include "main.h"
 
+#include "activation.h"
 #include "attach.h"
 #include "endpoint.h"
+#include "guard.h"
 #include "log.h"
 #include "options.h"
 #include "port.h"
 #include "port_stream.h"
+#include "port_tap.h"
 #include "qmp.h"
 #include "rundir.h"
 #include "vhost.h"
@@ -36,6 +39,7 @@
 #include <vale_proto.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +54,7 @@
 #define RECLAIM_MS 1 /* how often a grace period is looked at while one runs */
 
 static int epoll_fd = -1;
+static int spare_fd = -1; /* given up for a moment to refuse a client when there is no other: it would wake us for ever */
 static struct watch signal_watch, notice_watch;
 static struct watch *doomed; /* freed after the events at hand */
 static bool quitting;
@@ -76,11 +81,30 @@ void watch_events(struct watch *w, uint32_t events)
 
 void watch_free(struct watch *w)
 {
-    if (w->fd >= 0)
+    if (w->fd >= 0) {
+        /* Closing is not enough where the descriptor is a copy: epoll would go on reporting the file. */
+        epoll_ctl(epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
         close(w->fd);
+    }
     w->fd = -1;
     w->next_free = doomed;
     doomed = w;
+}
+
+int watch_accept(const struct watch *listener)
+{
+    int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
+        log_warn("out of descriptors: a client is refused");
+        close(spare_fd);
+        fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd >= 0)
+            close(fd);
+        fd = -1;
+        spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
+    }
+    return fd;
 }
 
 static void free_doomed(void)
@@ -105,9 +129,10 @@ static void take_notice(void)
 {
     uint64_t n;
 
-    /* Only the wake-up counts: port_reap() looks at everything. */
+    /* Only the wake-up counts: what has happened is looked up. port_reap() does its part in the loop. */
     if (read(notice_watch.fd, &n, sizeof(n)) < 0)
         return;
+    vhost_check_memory();
 }
 
 static void handle_event(struct watch *w, uint32_t events)
@@ -122,6 +147,7 @@ static void handle_event(struct watch *w, uint32_t events)
     case WATCH_ENDPOINT: endpoint_accept(w); break;
     case WATCH_VHOST: vhost_ready(w, events); break;
     case WATCH_STREAM: stream_hangup(w); break;
+    case WATCH_TAP: tap_gone(w); break;
     }
 }
 
@@ -158,10 +184,13 @@ static void loop(void)
 {
     while (!quitting) {
         struct epoll_event events[EVENTS_MAX];
+        bool reclaiming, connecting;
         int n;
 
         port_reap();
-        n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reclaim_run(), endpoint_retry()));
+        reclaiming = reclaim_run(); /* may let an endpoint look for its next peer: before the retry */
+        connecting = endpoint_retry();
+        n = epoll_wait(epoll_fd, events, EVENTS_MAX, sleep_time(reclaiming, connecting));
 
         for (int i = 0; i < n; i++) {
             struct watch *w = events[i].data.ptr;
@@ -203,6 +232,7 @@ static void raise_fd_limit(void)
 
 static void say_ready(void)
 {
+    activation_notify("READY=1");
     if (options.ready_fd < 0)
         return;
     if (write(options.ready_fd, "ready\n", 6) != 6)
@@ -217,14 +247,15 @@ static void start(void)
     rundir_enter();
     raise_fd_limit();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (epoll_fd < 0)
+    spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
+    if (spare_fd < 0)
         fatal(1, "epoll: %s", strerror(errno));
     block_signals();
     err = workers_start(options.workers, options.cpus, options.bridge_batch);
     if (err)
         fatal(err == -EINVAL ? 2 : 1, "cannot start %u workers%s%s: %s", options.workers, options.cpus ? " on CPUs " : "",
               options.cpus ? options.cpus : "", strerror(-err));
-    if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0)
+    if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0 || guard_start(workers_notice_fd()) < 0)
         fatal(1, "epoll: %s", strerror(errno));
     if (attach_start(rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group)) < 0 ||
         qmp_start(rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL)) < 0)
@@ -233,12 +264,22 @@ static void start(void)
     log_info("listening in %s", rundir_path());
 }
 
+/* What was closed leaves and is freed. True while something is left. */
+static bool settle(void)
+{
+    bool draining = port_reap();
+
+    return reclaim_run() || draining;
+}
+
 /* In the reverse order of start(). Ports end in their usual way, so frames that were published still leave. */
 static void stop(void)
 {
+    activation_notify("STOPPING=1");
     rundir_leave();
     attach_stop();
-    while (port_reap() | reclaim_run()) {
+    port_close_all("valed ends");
+    while (settle()) {
         struct epoll_event event;
 
         epoll_wait(epoll_fd, &event, 1, RECLAIM_MS);
@@ -246,6 +287,7 @@ static void stop(void)
     qmp_stop();
     free_doomed();
     workers_stop();
+    close(spare_fd);
     close(epoll_fd);
 }
 

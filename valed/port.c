@@ -13,7 +13,7 @@
 
 const char *const drop_names[DROP_REASONS] = {
     [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
-    [DROP_BAD_SLOT] = "bad_slot", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
+    [DROP_BAD_SLOT] = "bad_slot", [DROP_BAD_HEADER] = "bad_header", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
     [DROP_MAC_LOCKED] = "mac_locked",
     [DROP_RING_FULL] = "ring_full", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
 };
@@ -34,21 +34,21 @@ int port_add(struct port *port)
 {
     int err = vswitch_add_port(port);
 
-    if (err)
+    if (err) {
+        port->ops->destroy(port);
         return err;
-    port->state = PORT_LIVE;
-    for (unsigned int i = 0; i < port->ring_count; i++) {
-        err = worker_add_ring(port->ring[i]);
-        if (err) {
-            /* Leaves like any other port, with the rings that it has; the caller sees only the error. */
-            log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
-            port_close(port, "no resources");
-            return 0;
-        }
     }
+    port->state = PORT_LIVE;
     log_info("%s: %s port opened by pid %d", port->name.full, port->ops->kind, (int)port->pid);
     qmp_event_port("PORT_ADDED", port, NULL);
-    return 0;
+    for (unsigned int i = 0; i < port->ring_count && err == 0; i++)
+        err = worker_add_ring(port->ring[i]);
+    if (err) {
+        /* Leaves like any other port, with the rings that it has. */
+        log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
+        port_close(port, "no resources");
+    }
+    return err;
 }
 
 void port_close(struct port *port, const char *reason)
@@ -59,11 +59,20 @@ void port_close(struct port *port, const char *reason)
     port->reason = reason;
     port->next_draining = draining;
     draining = port;
+    attach_port_closed(port);
     if (port->ops->close)
         port->ops->close(port);
     for (unsigned int i = 0; i < port->ring_count; i++)
         if (port->ring[i]->worker)
             worker_drain_ring(port->ring[i]);
+}
+
+void port_close_all(const char *reason)
+{
+    for (const struct vswitch *sw = switches; sw; sw = sw->next)
+        for (unsigned int i = 0; i < sw->port_limit; i++)
+            if (sw->ports[i])
+                port_close(sw->ports[i], reason);
 }
 
 static bool is_drained(const struct port *port)

@@ -35,12 +35,13 @@ enum drop_reason {
     DROP_TOO_LONG,  /* in: more than 64 KiB or 64 slots */
     DROP_TRUNCATED, /* in: the last slot published says that more follow */
     DROP_BAD_SLOT,  /* in, out: buffer index or length out of range, or an indirect buffer */
+    DROP_BAD_HEADER, /* in, out: a virtio-net header that the frame cannot have */
     DROP_SELF,      /* in: the destination is on the port that it came from */
     DROP_MAC_LOCKED, /* in: the source address is locked to another port */
     DROP_GONE,      /* in: the port of the destination has just been closed */
     DROP_RING_FULL, /* out: the receiver has no room */
     DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */
-    DROP_DOWN,      /* out: nobody is connected, or the guest's driver is not there */
+    DROP_DOWN,      /* out: nobody is connected, the guest's driver is not there, or the interface is down */
     DROP_REASONS
 };
 
@@ -53,10 +54,14 @@ struct port_counters {
     _Atomic uint64_t unicast;
     _Atomic uint64_t flooded;
     _Atomic uint64_t rx_dropped[DROP_REASONS];
-    _Atomic uint64_t tx_offered; /* from the switch to the port: = tx_frames + tx_dropped */
+    /* From the switch to the port: tx_offered - tx_segmented + tx_segments = tx_frames + tx_dropped. */
+    _Atomic uint64_t tx_offered;
     _Atomic uint64_t tx_frames;
     _Atomic uint64_t tx_bytes;
     _Atomic uint64_t tx_dropped[DROP_REASONS];
+    _Atomic uint64_t tx_segmented; /* frames that were cut into segments for this port */
+    _Atomic uint64_t tx_segments;  /* into how many, and how long together */
+    _Atomic uint64_t tx_segment_bytes;
     _Atomic uint64_t bad_head; /* times that a client published an impossible head */
     _Atomic uint64_t kicks;    /* times that the port woke its worker */
     _Atomic uint64_t calls;    /* times that the switch woke the client */
@@ -86,7 +91,9 @@ struct ring {
     _Atomic bool mailed;
 
     bool active;               /* on the worker's active list */
-    unsigned int empty_rounds; /* rounds without a frame, while active */
+    bool draining;             /* the worker knows of RING_DRAINING */
+    uint64_t empty_since; /* microseconds; 0: it had frames in the last round */
+    bool bulk;            /* the last batch was a large one */
     unsigned int drain_rounds; /* rounds since it was asked to drain */
 
     /* Lookup cache: valid while fdb generation and time are those noted. */
@@ -135,6 +142,7 @@ struct port_ops {
 
 struct port {
     const struct port_ops *ops;
+    _Atomic uint8_t accepts; /* OFFLOAD_*: what may be undone in frames for it; nothing without OFFLOAD_CSUM */
     struct vswitch *sw;
     struct vale_name name;
     unsigned int index; /* in the switch */
@@ -154,12 +162,15 @@ struct port {
 
 /*
  * Puts a complete port of the kind into the switch of its name (created if need be) and deals its rings to workers. Takes
- * ownership on success. 0, -EBUSY (name taken), -ENOMEM (switch full, too many switches).
+ * ownership: a port that it refuses is destroyed. 0, -EBUSY (name taken), -ENOMEM (switch full, too many switches), -errno.
  */
 int port_add(struct port *port);
 
 /* Begins the end of a port, PORT_LIVE to PORT_DRAINING. Idempotent. reason is a string constant. */
 void port_close(struct port *port, const char *reason);
+
+/* The same for every port there is. */
+void port_close_all(const char *reason);
 
 /* Unlinks the ports that are drained. True while some are still draining. */
 bool port_reap(void);

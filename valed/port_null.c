@@ -2,9 +2,10 @@
 /*
  * Null ports: a sink for every frame, and a source on demand
  *
- * A source has one ring, whose frames are all views of one constant buffer: nothing is read but its first cache line, nothing
- * is written but the batch. The ring has frames until its count is done, so its worker polls it as fast as it can and never
- * asks it for kicks; the first kick lies in its eventfd from the beginning. A sink has no ring, and burdens no worker.
+ * A source has one ring, whose frames are all views of one constant buffer: nothing is read but its first cache line,
+ * nothing is written but the batch. The ring has frames until its count is done, so its worker polls it as fast as it can
+ * and never asks it for kicks; the first kick lies in its eventfd from the beginning. A sink has no ring, and burdens no
+ * worker.
  */
 #include "port_null.h"
 

@@ -18,7 +18,7 @@
 
 #include "copy.h"
 #include "log.h"
-#include "worker.h"
+#include "offload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +44,7 @@ struct tx_ring {
     uint32_t called; /* need_call that was answered */
 };
 
-/* A run of slots that a worker is filling. */
+/* A run of slots that a worker is filling, or has filled while an older run was not complete. */
 struct lease {
     uint32_t end;
     bool complete;
@@ -60,14 +60,13 @@ struct rx_ring {
     uint32_t reserved; /* first slot not reserved */
     uint32_t hwtail;   /* first slot not published */
     uint32_t called;
-    /* Each worker holds at most one lease: the FIFO cannot overflow. */
-    struct lease lease[WORKERS_MAX];
-    uint32_t lease_first, lease_end;
+    struct lease *lease; /* by the first slot of its run; runs lie end to end from hwtail to reserved */
 };
 
 struct ring_port {
     struct port port;
     struct region region;
+    _Atomic uint8_t header; /* bytes of virtio-net header before each frame, both ways: 0, 10 or 12 */
     int kick_fd;
     int call_fd[2];  /* the ends that we write, by VALE_FD_CALL_RX / TX */
     int peer_fd[2];  /* the ends that the client reads */
@@ -143,18 +142,40 @@ static inline int view_slot(const struct region *region, struct netmap_slot *slo
 }
 
 /*
- * Views the frame that begins at slot i, at most `slots` slots. Returns the slots it takes; *drop is the reason why it
- * cannot be forwarded, or DROP_REASONS.
+ * Takes the virtio-net header off the next frame of the batch. It must lie in the first slot, whole. The reason why the
+ * frame cannot be forwarded, or DROP_REASONS.
  */
-static inline uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t i, uint32_t slots, unsigned int *drop)
+static unsigned int take_header(struct batch *b, uint32_t len)
+{
+    struct frame *frame = &b->frame[b->frames];
+    struct segment *first = &b->seg[frame->first];
+    uint8_t header[NET_HEADER_MAX];
+
+    if (first->len < len)
+        return DROP_BAD_HEADER;
+    memcpy(header, first->data, len);
+    first->data += len;
+    first->len -= len;
+    if (first->len == 0) {
+        frame->first++;
+        frame->segs--;
+    }
+    return offload_wanted(header) && !offload_read(b, b->frames, header) ? DROP_BAD_HEADER : DROP_REASONS;
+}
+
+/*
+ * Views the frame that begins at slot i, at most `slots` slots, behind its header. Returns the slots it takes; *drop is the
+ * reason why it cannot be forwarded, or DROP_REASONS.
+ */
+static inline __attribute__((always_inline)) uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t i,
+                                                                 uint32_t slots, uint32_t header, unsigned int *drop)
 {
     const struct region *region = &to_ring_port(tx->ring.port)->region;
     struct frame *frame = &b->frame[b->frames];
-    uint32_t used = 0, len = 0;
+    uint32_t used = 0, len = 0, first = b->segs;
     int flags;
 
     *drop = DROP_REASONS;
-    frame->first = b->segs;
     do {
         struct segment seg = {0};
 
@@ -164,7 +185,7 @@ static inline uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t 
             flags = read_once(&tx->slot[i].flags);
         }
         /* Empty slots inside a frame are legal, and of no use to anybody. */
-        if (seg.len && used < FRAME_SEGS_MAX)
+        if (seg.len && used < INGRESS_SEGS_MAX)
             b->seg[b->segs++] = seg;
         len += seg.len;
         used++;
@@ -174,30 +195,32 @@ static inline uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t 
     if (*drop == DROP_REASONS) {
         if (flags & NS_MOREFRAG)
             *drop = DROP_TRUNCATED;
-        else if (used > FRAME_SEGS_MAX || len > FRAME_LEN_MAX)
+        else if (used > INGRESS_SEGS_MAX || len > FRAME_LEN_MAX + header)
             *drop = DROP_TOO_LONG;
-        else if (len < FRAME_LEN_MIN)
+        else if (len < FRAME_LEN_MIN + header)
             *drop = DROP_SHORT;
     }
-    frame->segs = (uint16_t)(b->segs - frame->first);
-    frame->len = (uint16_t)len;
+    *frame = (struct frame){.first = first, .segs = (uint8_t)(b->segs - first), .len = (uint16_t)(len - header)};
+    if (*drop == DROP_REASONS && header)
+        *drop = take_header(b, header);
     if (*drop != DROP_REASONS)
-        b->segs = frame->first;
+        b->segs = first;
     return used;
 }
 
-static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+/* Views frames in up to `left` slots. Always inlined: for ports without header all that is for it vanishes. */
+static inline __attribute__((always_inline)) void view_frames(struct tx_ring *tx, struct batch *b, unsigned int budget,
+                                                              uint32_t left, uint32_t header)
 {
-    struct tx_ring *tx = to_tx_ring(ring);
-    struct port_counters *c = &ring->port->counters;
-    uint32_t left = tx_published(tx), i = tx->hwcur;
+    struct port_counters *c = &tx->ring.port->counters;
+    uint32_t i = tx->hwcur;
 
-    *seen = left != 0;
     for (unsigned int n = 0; left && n < budget && b->segs < BATCH_MAX; n++) {
         unsigned int drop;
-        uint32_t used = view_frame(tx, b, i, left, &drop);
+        uint32_t used = view_frame(tx, b, i, left, header, &drop);
 
         if (drop == DROP_REASONS) {
+            n += header ? offload_weight(b, b->frames) - 1 : 0;
             b->frames++;
         } else {
             count(&c->rx_frames, 1);
@@ -207,6 +230,19 @@ static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned in
         i = advance(i, used, tx->slots);
     }
     tx->taken = i;
+}
+
+static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+{
+    struct tx_ring *tx = to_tx_ring(ring);
+    uint32_t left = tx_published(tx);
+    uint32_t header = atomic_load_explicit(&to_ring_port(ring->port)->header, memory_order_relaxed);
+
+    *seen = left != 0;
+    if (header)
+        view_frames(tx, b, budget, left, header);
+    else
+        view_frames(tx, b, budget, left, 0);
     return b->frames;
 }
 
@@ -264,9 +300,9 @@ struct run {
     struct lease *lease;
 };
 
-/* Reserves slots for as many of the n frames, in order, as there is room for. */
+/* Reserves slots for as many of the n frames, in order and each behind a header, as there is room for. */
 static struct run rx_reserve(struct ring_port *rp, struct rx_ring *rx, const struct batch *b, const uint16_t *order,
-                             unsigned int n)
+                             unsigned int n, uint32_t header)
 {
     struct run run = {0};
     uint32_t room, need = 0;
@@ -274,7 +310,7 @@ static struct run rx_reserve(struct ring_port *rp, struct rx_ring *rx, const str
     pthread_mutex_lock(&rx->lock);
     room = rx_room(rp, rx);
     for (; run.frames < n; run.frames++) {
-        uint32_t slots = slots_for(b->frame[order[run.frames]].len, rp->region.buf_size);
+        uint32_t slots = slots_for(header + b->frame[order[run.frames]].len, rp->region.buf_size);
 
         if (need + slots > room)
             break;
@@ -283,7 +319,7 @@ static struct run rx_reserve(struct ring_port *rp, struct rx_ring *rx, const str
     run.first = rx->reserved;
     if (need) {
         rx->reserved = advance(rx->reserved, need, rx->slots);
-        run.lease = &rx->lease[rx->lease_end++ % WORKERS_MAX];
+        run.lease = &rx->lease[run.first];
         *run.lease = (struct lease){.end = rx->reserved};
     }
     pthread_mutex_unlock(&rx->lock);
@@ -298,8 +334,8 @@ static void rx_publish(struct ring_port *rp, struct rx_ring *rx, struct lease *l
     pthread_mutex_lock(&rx->lock);
     before = rx->hwtail;
     lease->complete = true;
-    while (rx->lease_first != rx->lease_end && rx->lease[rx->lease_first % WORKERS_MAX].complete)
-        rx->hwtail = rx->lease[rx->lease_first++ % WORKERS_MAX].end;
+    while (rx->hwtail != rx->reserved && rx->lease[rx->hwtail].complete)
+        rx->hwtail = rx->lease[rx->hwtail].end;
     if (rx->hwtail != before) {
         store_release(&rx->ctl->valed.hwtail, rx->hwtail);
         call_client(rp, VALE_FD_CALL_RX, rx->ctl, &rx->called);
@@ -322,13 +358,20 @@ static inline void fill_slot(struct netmap_slot *slot, uint32_t len, uint32_t fl
     write_once((uint32_t *)&slot->len, len | flags << 16);
 }
 
-/* The rare frame: several segments, several slots, or both. Returns the slots filled; *good false if one had no buffer. */
+/*
+ * The rare frame: several segments, several slots, or a header of that length before it. Returns the slots filled; *good is
+ * false if one had no buffer.
+ */
 static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint32_t at, const struct batch *b,
-                          const struct frame *f, bool *good)
+                          unsigned int index, uint32_t header_len, bool *good)
 {
-    const struct segment *seg = &b->seg[f->first];
-    uint32_t slots = slots_for(f->len, region->buf_size), left = f->len, from = 0;
+    const struct frame *f = &b->frame[index];
+    const struct segment *next = &b->seg[f->first];
+    uint8_t header[NET_HEADER_MAX];
+    struct segment now = {.data = header, .len = header_len};
+    uint32_t left = header_len + f->len, slots = slots_for(left, region->buf_size);
 
+    offload_write(b, index, header);
     for (uint32_t k = 0; k < slots; k++, at = advance(at, 1, rx->slots)) {
         uint8_t *to = rx_buffer(region, &rx->slot[at]);
         uint32_t len = left < region->buf_size ? left : region->buf_size;
@@ -337,18 +380,18 @@ static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint3
         *good = *good && to;
         fill_slot(&rx->slot[at], to ? len : 0, (left ? NS_MOREFRAG : 0) | slots << NS_PORT_SHIFT);
         while (len) {
-            uint32_t part = seg->len - from < len ? seg->len - from : len;
+            uint32_t part;
 
+            if (now.len == 0)
+                now = *next++;
+            part = now.len < len ? now.len : len;
             if (to) {
-                memcpy(to, seg->data + from, part);
+                memcpy(to, now.data, part);
                 to += part;
             }
+            now.data += part;
+            now.len -= part;
             len -= part;
-            from += part;
-            if (from == seg->len) {
-                seg++;
-                from = 0;
-            }
         }
     }
     return slots;
@@ -361,7 +404,9 @@ static void ring_egress(struct port *port, unsigned int queue, const struct batc
     const struct region *region = &rp->region;
     struct rx_ring *rx = &rp->rx[queue % region->config.rx_rings];
     struct port_counters *c = &port->counters;
-    struct run run = rx_reserve(rp, rx, b, order, n);
+    uint32_t header = atomic_load_explicit(&rp->header, memory_order_relaxed);
+    uint32_t short_max = header ? 0 : region->buf_size; /* what one plain copy does */
+    struct run run = rx_reserve(rp, rx, b, order, n, header);
     uint32_t at = run.first;
     uint64_t bytes = 0, bad = 0;
 
@@ -369,7 +414,7 @@ static void ring_egress(struct port *port, unsigned int queue, const struct batc
         const struct frame *f = &b->frame[order[k]];
         bool good = true;
 
-        if (f->segs == 1 && f->len <= region->buf_size) {
+        if (f->segs == 1 && f->len <= short_max) {
             uint8_t *to = rx_buffer(region, &rx->slot[at]);
 
             good = to != NULL;
@@ -378,7 +423,7 @@ static void ring_egress(struct port *port, unsigned int queue, const struct batc
             fill_slot(&rx->slot[at], to ? f->len : 0, 1 << NS_PORT_SHIFT);
             at = advance(at, 1, rx->slots);
         } else {
-            at = advance(at, copy_long(region, rx, at, b, f, &good), rx->slots);
+            at = advance(at, copy_long(region, rx, at, b, order[k], header, &good), rx->slots);
         }
         bad += !good;
         bytes += good ? f->len : 0;
@@ -438,6 +483,9 @@ static int make_rings(struct ring_port *rp)
         rx->ctl = region_ctl(&rp->region, c->tx_rings + i);
         rx->slot = region_ring(&rp->region, c->tx_rings + i)->slot;
         rx->slots = c->rx_slots;
+        rx->lease = calloc(c->rx_slots, sizeof(*rx->lease));
+        if (!rx->lease)
+            return -ENOMEM;
     }
     return 0;
 }
@@ -458,6 +506,8 @@ static void ring_destroy(struct port *port)
         if (rp->peer_fd[i] >= 0)
             close(rp->peer_fd[i]);
     }
+    for (unsigned int i = 0; rp->rx && i < rp->region.config.rx_rings; i++)
+        free(rp->rx[i].lease);
     free(rp->tx);
     free(rp->rx);
     free(rp);
@@ -484,6 +534,18 @@ int ring_port_create(struct port **port, const struct vale_name *name, const str
     }
     *port = &rp->port;
     return 0;
+}
+
+unsigned int ring_port_header(const struct port *port)
+{
+    return to_ring_port(port)->header;
+}
+
+void ring_port_set_header(struct port *port, unsigned int len)
+{
+    /* Frames on their way see the old or the new length: the client that changes it knows. */
+    atomic_store(&to_ring_port(port)->header, (uint8_t)len);
+    atomic_store(&port->accepts, len ? OFFLOAD_CSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6 | OFFLOAD_ECN : 0);
 }
 
 const struct region *ring_port_region(const struct port *port)

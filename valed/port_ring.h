@@ -9,8 +9,12 @@
 /* Makes a native port, not yet in a switch. config must be clamped. 0 or -errno. */
 int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config);
 
-/* What REGISTER hands over; the descriptors stay the port's. */
 const struct region *ring_port_region(const struct port *port);
+/* Bytes of virtio-net header before each frame: 0, 10 or 12. With one, frames may come and go with offloads undone. */
+unsigned int ring_port_header(const struct port *port);
+void ring_port_set_header(struct port *port, unsigned int len);
+
+/* What REGISTER hands over; the descriptors stay the port's. */
 void ring_port_fds(const struct port *port, int fds[VALE_FD_COUNT]);
 
 extern const struct port_ops ring_port_ops;

@@ -11,12 +11,13 @@
 #include "vhost.h"
 
 #include "log.h"
+#include "offload.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PIECES_MAX   FRAME_SEGS_MAX
+#define PIECES_MAX   INGRESS_SEGS_MAX
 #define SCRATCH_MAX  4096 /* pieces of one run */
 #define FRAME_CHAINS 64   /* most buffers that make one frame */
 
@@ -40,9 +41,21 @@ static inline struct vhost_tx *to_vhost_tx(struct ring *ring)
     return (struct vhost_tx *)ring;
 }
 
+/* Copies the virtio-net header from the front of a chain, as far as it is there: once, as all that we read of it. */
+static inline void read_header(const struct virtq_piece *piece, int n, uint8_t header[NET_HEADER_MAX], uint32_t want)
+{
+    for (uint32_t got = 0; n-- > 0 && got < want; piece++) {
+        uint32_t part = piece->len < want - got ? piece->len : want - got;
+
+        memcpy(header + got, piece->data, part);
+        got += part;
+    }
+}
+
 /* Views the chain as the next frame of the batch. The reason why not, or DROP_REASONS. */
 static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct batch *b)
 {
+    uint8_t header[NET_HEADER_MAX] = {0};
     struct frame *f = &b->frame[b->frames];
     struct virtq_piece piece[PIECES_MAX];
     int n = virtq_walk(m, head, false, piece, PIECES_MAX);
@@ -69,8 +82,14 @@ static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct 
         return DROP_SHORT;
     }
     __builtin_prefetch(b->seg[f->first].data);
-    f->segs = (uint16_t)(b->segs - f->first);
+    f->segs = (uint8_t)(b->segs - f->first);
+    f->needs = 0;
     f->len = (uint16_t)len;
+    read_header(piece, n, header, m->header);
+    if (offload_wanted(header) && !offload_read(b, b->frames, header)) {
+        b->segs = f->first;
+        return DROP_BAD_HEADER;
+    }
     return DROP_REASONS;
 }
 
@@ -81,18 +100,20 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
     struct port_counters *c = &ring->port->counters;
     bool broken = false;
     uint16_t left = m ? virtq_available(m, tx->q.next_avail, &broken) : 0;
+    unsigned int weight = 0; /* a frame to be segmented is as much work as its segments */
 
     count(&c->bad_head, broken);
     *seen = left != 0;
     tx->taken = 0;
     tx->batch_map = m;
-    while (left-- && tx->taken < budget && b->segs < BATCH_MAX) {
+    while (left-- && tx->taken < budget && weight < budget && b->segs < BATCH_MAX) {
         int head = virtq_head(m, tx->q.next_avail);
         unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
 
         tx->q.next_avail++;
         tx->head[tx->taken++] = (uint16_t)(head < 0 ? 0 : head);
         if (drop == DROP_REASONS) {
+            weight += offload_weight(b, b->frames);
             b->frames++;
         } else {
             count(&c->rx_frames, 1);
@@ -251,11 +272,13 @@ static void put(const struct virtq_map *m, struct cursor *c, const uint8_t *from
 }
 
 static void copy_frame(const struct virtq_map *m, struct run *run, const struct place *p, const struct batch *b,
-                       const struct frame *f, unsigned int first_chain)
+                       unsigned int index, unsigned int first_chain)
 {
     struct cursor c = {.piece = &run->piece[p->first_piece]};
-    uint8_t header[12] = {0};
+    const struct frame *f = &b->frame[index];
+    uint8_t header[NET_HEADER_MAX];
 
+    offload_write(b, index, header);
     header[10] = (uint8_t)p->chains; /* num_buffers; at most FRAME_CHAINS */
     put(m, &c, header, m->header);
     for (unsigned int i = 0; i < f->segs; i++)
@@ -273,7 +296,7 @@ static unsigned int deliver_run(struct vhost_port *vp, struct vhost_rx *rx, cons
 
     reserve(vp, rx, m, run, b, order, n);
     for (unsigned int k = 0; k < run->frames; k++) {
-        copy_frame(m, run, &run->place[k], b, &b->frame[order[k]], chain);
+        copy_frame(m, run, &run->place[k], b, order[k], chain);
         chain += run->place[k].chains;
         *bytes += b->frame[order[k]].len;
     }

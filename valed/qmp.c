@@ -3,6 +3,7 @@
 #include "qmp.h"
 
 #include "control.h"
+#include "handed_fds.h"
 #include "log.h"
 #include "main.h"
 #include "query.h"
@@ -32,12 +33,14 @@ struct client {
     char *output; /* what the socket did not take yet */
     size_t output_len;
     bool broken; /* to be closed by its own handler */
+    struct handed_fds fds;
     struct client *next;
 };
 
 static struct watch listener;
 static struct client *clients;
 static unsigned int client_count;
+static struct client *speaker; /* whose command runs */
 
 /* ------------------------------------------------------------------------------------------------------- output --- */
 
@@ -155,6 +158,42 @@ static json_t *cmd_workers(json_t *arguments, const char **error)
     return workers_describe();
 }
 
+static json_t *cmd_getfd(json_t *arguments, const char **error)
+{
+    const char *name;
+    int err;
+
+    *error = "getfd takes one argument, fdname, of at most 63 characters";
+    if (json_unpack(arguments, "{s:s !}", "fdname", &name) != 0)
+        return NULL;
+    err = handed_fds_name(&speaker->fds, name);
+    if (err == -ENOENT)
+        *error = "no descriptor came with this command (SCM_RIGHTS)";
+    if (err == -ENOSPC)
+        *error = "too many descriptors wait to be used; closefd closes one";
+    return err ? NULL : json_object();
+}
+
+static json_t *cmd_closefd(json_t *arguments, const char **error)
+{
+    const char *name;
+    int fd;
+
+    *error = "closefd takes one argument, fdname: a name given by getfd";
+    if (json_unpack(arguments, "{s:s !}", "fdname", &name) != 0)
+        return NULL;
+    fd = qmp_take_fd(name);
+    if (fd < 0)
+        return NULL;
+    close(fd);
+    return json_object();
+}
+
+int qmp_take_fd(const char *name)
+{
+    return handed_fds_take(&speaker->fds, name);
+}
+
 static json_t *cmd_quit(json_t *arguments, const char **error)
 {
     (void)arguments, (void)error;
@@ -167,7 +206,8 @@ static const struct command commands[] = {
     {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
     {"port-del", control_port_del}, {"switch-set", switch_set},
     {"query-fdb", fdb_query},       {"fdb-add", fdb_add},             {"fdb-del", fdb_del},
-    {"fdb-flush", fdb_flush},       {"quit", cmd_quit},
+    {"fdb-flush", fdb_flush},       {"getfd", cmd_getfd},
+    {"closefd", cmd_closefd},       {"quit", cmd_quit},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -209,8 +249,9 @@ static json_t *dispatch(struct client *c, const char *name, json_t *arguments)
 static void execute(struct client *c, json_t *message)
 {
     const char *name = NULL;
-    json_t *arguments = NULL, *id = NULL, *answer;
+    json_t *arguments = NULL, *id = json_object_get(message, "id"), *answer;
 
+    speaker = c;
     if (json_unpack(message, "{s:s, s?o, s?o !}", "execute", &name, "arguments", &arguments, "id", &id) != 0)
         answer = error_object("GenericError", "expected an object with execute, and perhaps arguments and id");
     else if (arguments && !json_is_object(arguments))
@@ -237,7 +278,8 @@ static void parse_input(struct client *c)
         if (c->input_len == 0)
             return;
         message = json_loadb(c->input, c->input_len, JSON_DISABLE_EOF_CHECK, &error);
-        if (!message && json_error_code(&error) == json_error_premature_end_of_input && c->input_len < INPUT_MAX - 1)
+        /* What is cut anywhere, in a word or an escape, is an error to the parser: only a line's end tells which it is. */
+        if (!message && !strchr(c->input + error.position, '\n') && c->input_len < INPUT_MAX - 1)
             return;
         if (!message) {
             send_json(c, error_object("GenericError", "not JSON"));
@@ -262,13 +304,19 @@ static void disconnect(struct client *c)
     client_count--;
     free(c->input);
     free(c->output);
+    handed_fds_close_all(&c->fds);
     watch_free(&c->watch);
 }
 
 static bool read_input(struct client *c)
 {
-    ssize_t n = recv(c->watch.fd, c->input + c->input_len, INPUT_MAX - 1 - c->input_len, MSG_DONTWAIT);
+    struct iovec iov = {c->input + c->input_len, INPUT_MAX - 1 - c->input_len};
+    char control[HANDED_CMSG_SIZE] __attribute__((aligned(sizeof(size_t))));
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    ssize_t n = recvmsg(c->watch.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
+    if (n > 0)
+        handed_fds_receive(&c->fds, &msg);
     if (n <= 0)
         return n < 0 && (errno == EAGAIN || errno == EINTR);
     /* A NUL cannot be part of JSON text, and would hide what follows it from the parser. */
@@ -294,7 +342,7 @@ void qmp_ready(struct watch *w, uint32_t events)
 
 void qmp_accept(struct watch *w)
 {
-    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd = watch_accept(w);
     struct client *c;
 
     if (fd < 0)
@@ -310,6 +358,7 @@ void qmp_accept(struct watch *w)
         free(c);
         return;
     }
+    handed_fds_init(&c->fds);
     c->next = clients;
     clients = c;
     client_count++;

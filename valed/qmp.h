@@ -24,6 +24,9 @@ void qmp_ready(struct watch *w, uint32_t events);
 void qmp_event_port(const char *event, const struct port *port, const char *reason);
 void qmp_event_switch(const char *event, const struct vswitch *sw);
 
+/* The descriptor to which the client whose command runs gave this name by getfd; it is the caller's now. -ENOENT. */
+int qmp_take_fd(const char *name);
+
 /* Connections open now. */
 unsigned int qmp_clients(void);
 

@@ -49,6 +49,17 @@ static json_t *drops(const _Atomic uint64_t *dropped)
     return object;
 }
 
+/* What was cut in software on its way out: frames, into segments, of so many bytes. */
+static json_t *segmented(const struct port_counters *c)
+{
+    json_t *object = json_object();
+
+    json_object_set_new(object, "frames", number(&c->tx_segmented));
+    json_object_set_new(object, "segments", number(&c->tx_segments));
+    json_object_set_new(object, "bytes", number(&c->tx_segment_bytes));
+    return object;
+}
+
 json_t *query_port(const struct port *port)
 {
     const struct port_counters *c = &port->counters;
@@ -66,6 +77,7 @@ json_t *query_port(const struct port *port)
     json_object_set_new(tx, "frames", number(&c->tx_frames));
     json_object_set_new(tx, "bytes", number(&c->tx_bytes));
     json_object_set_new(tx, "dropped", drops(c->tx_dropped));
+    json_object_set_new(tx, "segmented", segmented(c));
     json_object_set_new(object, "rx", rx);
     json_object_set_new(object, "tx", tx);
     json_object_set_new(object, "kicks", number(&c->kicks));

@@ -2,6 +2,7 @@
 /* The runtime directory as its owner sees it. */
 #include "rundir.h"
 
+#include "activation.h"
 #include "log.h"
 #include "options.h"
 
@@ -23,6 +24,8 @@
 #define LOCK_NAME "valed.lock"
 
 static char path[PATH_MAX];
+static const char *bound[2]; /* sockets that we made, and remove */
+static unsigned int bound_count;
 
 const char *rundir_path(void)
 {
@@ -66,8 +69,11 @@ static void give_to_group(const char *name, const char *group)
 int rundir_bind(const char *name, int type, unsigned int mode, const char *group)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = activation_socket(type);
 
+    if (fd >= 0)
+        return fd;
+    fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     strncpy(addr.sun_path, name, sizeof(addr.sun_path) - 1);
     /* We hold the lock, so a socket of that name is a dead one's. */
     if (fd < 0 || (unlink(name) < 0 && errno != ENOENT))
@@ -80,11 +86,12 @@ int rundir_bind(const char *name, int type, unsigned int mode, const char *group
         give_to_group(name, group);
     if (chmod(name, mode) < 0)
         fatal(1, "%s/%s: %s", path, name, strerror(errno));
+    bound[bound_count++] = name;
     return fd;
 }
 
 void rundir_leave(void)
 {
-    unlink(VALE_SOCKET_NAME);
-    unlink(VALE_QMP_NAME);
+    while (bound_count)
+        unlink(bound[--bound_count]);
 }

@@ -13,10 +13,12 @@ void rundir_enter(void);
 /* Its path, for people. */
 const char *rundir_path(void);
 
-/* Binds a socket of the directory, replacing a stale one. group: may use it, or NULL. */
+/*
+ * Binds a socket of the directory, replacing a stale one, or takes that which was handed over. group: may use it, or NULL.
+ */
 int rundir_bind(const char *name, int type, unsigned int mode, const char *group);
 
-/* Removes the sockets. */
+/* Removes the sockets that were bound. */
 void rundir_leave(void);
 
 #endif

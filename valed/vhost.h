@@ -119,9 +119,11 @@ struct vhost_port {
 
     uint64_t features, protocol_features;
     struct guest_mem *mem;
+    atomic_bool memory_died; /* set by the SIGBUS handler */
     uint8_t *log;
     size_t log_size;
 
+    struct vhost_port *next; /* all of them */
     unsigned int pairs;
     struct vhost_rx rx[VHOST_PAIRS_MAX];
     struct vhost_tx tx[VHOST_PAIRS_MAX];
@@ -167,6 +169,9 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
 /* port_ops.close, port_ops.destroy */
 void vhost_port_close(struct port *port);
 void vhost_port_destroy(struct port *port);
+
+/* A mapping of some port has died: retires it. */
+void vhost_check_memory(void);
 
 void vhost_ready(struct watch *w, uint32_t events);
 

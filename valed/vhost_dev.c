@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static struct vhost_port *ports;
+
 /* -------------------------------------------------------------------------------------------------------- maps --- */
 
 struct vhost_queue *vhost_queue(struct vhost_port *vp, uint32_t index)
@@ -293,8 +295,17 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
         vhost_port_destroy(&vp->port);
         return err;
     }
+    vp->next = ports;
+    ports = vp;
     *port = &vp->port;
     return 0;
+}
+
+void vhost_check_memory(void)
+{
+    for (struct vhost_port *vp = ports; vp; vp = vp->next)
+        if (atomic_exchange(&vp->memory_died, false) && vp->connection)
+            hang_up(vp, "its memory was taken away");
 }
 
 void vhost_port_close(struct port *port)
@@ -312,6 +323,12 @@ void vhost_port_destroy(struct port *port)
 {
     struct vhost_port *vp = to_vhost_port(port);
 
+    struct vhost_port **link = &ports;
+
+    while (*link && *link != vp)
+        link = &(*link)->next;
+    if (*link)
+        *link = vp->next;
     endpoint_close(vp->endpoint);
     vp->endpoint = NULL;
     for (unsigned int i = 0; i < 2 * vp->pairs; i++) {

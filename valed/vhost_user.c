@@ -28,13 +28,29 @@
 #define PROTOCOL_REPLY_ACK (1ull << 3)
 #define PROTOCOL_MEM_SLOTS (1ull << 15)
 
+/* HOST: what the guest may leave undone for us. GUEST: what we may leave undone for the guest. */
+#define VIRTIO_NET_F_CSUM           (1ull << 0)
+#define VIRTIO_NET_F_GUEST_CSUM     (1ull << 1)
+#define VIRTIO_NET_F_GUEST_TSO4     (1ull << 7)
+#define VIRTIO_NET_F_GUEST_TSO6     (1ull << 8)
+#define VIRTIO_NET_F_GUEST_ECN      (1ull << 9)
+#define VIRTIO_NET_F_HOST_TSO4      (1ull << 11)
+#define VIRTIO_NET_F_HOST_TSO6      (1ull << 12)
+#define VIRTIO_NET_F_HOST_ECN       (1ull << 13)
 #define VIRTIO_NET_F_MQ             (1ull << 22)
 #define VIRTIO_NET_F_GUEST_ANNOUNCE (1ull << 21)
 #define VIRTIO_F_ANY_LAYOUT         (1ull << 27)
+#define VIRTIO_NET_F_GUEST_USO4     (1ull << 54)
+#define VIRTIO_NET_F_GUEST_USO6     (1ull << 55)
+#define VIRTIO_NET_F_HOST_USO       (1ull << 56)
 
+#define OUR_OFFLOADS                                                                                                   \
+    (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_ECN |                      \
+     VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN |             \
+     VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6)
 #define OUR_FEATURES                                                                                                   \
     (VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_RING_F_INDIRECT_DESC | VIRTIO_RING_F_EVENT_IDX |              \
-     VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_MQ | VIRTIO_NET_F_GUEST_ANNOUNCE | VHOST_USER_F_PROTOCOL | VHOST_F_LOG_ALL)
+     VIRTIO_F_ANY_LAYOUT | OUR_OFFLOADS | VIRTIO_NET_F_MQ | VIRTIO_NET_F_GUEST_ANNOUNCE | VHOST_USER_F_PROTOCOL | VHOST_F_LOG_ALL)
 #define OUR_PROTOCOL (PROTOCOL_MQ | PROTOCOL_LOG_SHMFD | PROTOCOL_RARP | PROTOCOL_REPLY_ACK | PROTOCOL_MEM_SLOTS)
 
 #define NO_FD 0x100 /* in a vring descriptor message */
@@ -123,11 +139,24 @@ static enum outcome get_features(struct vhost_port *vp)
     return REPLY;
 }
 
+/* What the guest takes undone. Segmentation without checksums is nothing that virtio knows. */
+static uint8_t accepted(uint64_t features)
+{
+    const uint64_t uso = VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6;
+
+    if (!(features & VIRTIO_NET_F_GUEST_CSUM))
+        return 0;
+    return OFFLOAD_CSUM | (features & VIRTIO_NET_F_GUEST_TSO4 ? OFFLOAD_TSO4 : 0) |
+           (features & VIRTIO_NET_F_GUEST_TSO6 ? OFFLOAD_TSO6 : 0) |
+           (features & VIRTIO_NET_F_GUEST_ECN ? OFFLOAD_ECN : 0) | ((features & uso) == uso ? OFFLOAD_USO : 0);
+}
+
 static enum outcome set_features(struct vhost_port *vp)
 {
     if (vp->msg.u64 & ~OUR_FEATURES)
         return BROKEN;
     vp->features = vp->msg.u64;
+    atomic_store(&vp->port.accepts, accepted(vp->features));
     /* Without the protocol bit rings are enabled from the start. */
     if (!(vp->features & VHOST_USER_F_PROTOCOL))
         for (unsigned int i = 0; i < 2 * vp->pairs; i++)
@@ -170,7 +199,7 @@ static int add_region(struct vhost_port *vp, struct guest_mem **mem, uint64_t gp
 {
     struct guest_region region = {.gpa = gpa, .size = size, .uva = uva};
     struct guest_mem *grown;
-    int err = guest_mem_add(&grown, *mem, &region, fd, offset, vp->allow_file);
+    int err = guest_mem_add(&grown, *mem, &region, fd, offset, vp->allow_file, &vp->memory_died);
 
     if (err == -EMEDIUMTYPE)
         log_warn("%s: the guest's memory is an ordinary file; use -object memory-backend-memfd,share=on", vp->port.name.full);

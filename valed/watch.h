@@ -13,7 +13,7 @@
 struct port;
 
 enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_QMP_LISTEN, WATCH_QMP,
-                  WATCH_ENDPOINT, WATCH_VHOST, WATCH_STREAM };
+                  WATCH_ENDPOINT, WATCH_VHOST, WATCH_STREAM, WATCH_TAP };
 
 struct watch {
     enum watch_type type;
@@ -29,6 +29,9 @@ struct port_watch {
 
 /* Waits for EPOLLIN on w->fd. 0 or -errno. */
 int watch_add(struct watch *w, enum watch_type type, int fd);
+
+/* The next client of a socket that listens, or -1. Where there is no descriptor for it, it is hung up. */
+int watch_accept(const struct watch *listener);
 
 /* Waits for the events given instead. */
 void watch_events(struct watch *w, uint32_t events);

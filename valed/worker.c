@@ -19,7 +19,9 @@
 #include <unistd.h>
 
 #define RINGS_MAX      65536
-#define EMPTY_ROUNDS   64 /* before a ring returns to kick mode */
+#define BULK           64 /* frames in a batch: more will come soon */
+#define PATIENCE_BULK  50 /* microseconds that a ring is polled after its last frames: bulk */
+#define PATIENCE       4  /* and others: a guest needs the CPU more than we do */
 #define EPOLL_INTERVAL 50 /* microseconds */
 #define EVENTS_MAX     64
 #define WAKE_ID        UINT64_MAX
@@ -63,10 +65,11 @@ static void notice(void)
 
 static void activate(struct worker *w, struct ring *ring)
 {
-    if (ring->active)
+    /* A kick may come after the ring has gone: its client holds the descriptor still. */
+    if (ring->active || atomic_load_explicit(&ring->state, memory_order_relaxed) == RING_GONE)
         return;
     ring->active = true;
-    ring->empty_rounds = 0;
+    ring->empty_since = 0;
     ring->port->ops->want_kick(ring, false);
     w->active[w->active_count++] = ring;
 }
@@ -86,6 +89,8 @@ static void read_mailbox(struct worker *w)
         struct ring *next = ring->mail_next;
 
         atomic_store(&ring->mailed, false);
+        /* Not before its mail is here: after RING_GONE no ring may lie in a mailbox. */
+        ring->draining = atomic_load(&ring->state) == RING_DRAINING;
         activate(w, ring);
         ring = next;
     }
@@ -107,7 +112,7 @@ static void read_events(struct worker *w, int timeout)
         if (events[i].data.u64 == WAKE_ID)
             continue;
         ring = atomic_load(&ring_table[events[i].data.u64]);
-        if (ring && ring->worker == w) {
+        if (ring && __atomic_load_n(&ring->worker, __ATOMIC_RELAXED) == w) {
             count(&ring->port->counters.kicks, 1);
             activate(w, ring);
         }
@@ -122,6 +127,7 @@ static bool serve(struct worker *w, struct ring *ring, uint32_t now)
 
     w->batch->frames = 0;
     w->batch->segs = 0;
+    w->batch->needs = 0;
     if (ops->ingress(ring, w->batch, w->budget, &seen))
         forward_batch(ring, w->batch, now);
     if (seen)
@@ -129,15 +135,17 @@ static bool serve(struct worker *w, struct ring *ring, uint32_t now)
     return seen;
 }
 
-/* A ring that has had nothing for a while goes to sleep. */
-static void rest(struct worker *w, unsigned int i)
+/* A ring that has had nothing for a while goes to sleep. now: microseconds. */
+static void rest(struct worker *w, unsigned int i, uint64_t now)
 {
     struct ring *ring = w->active[i];
 
-    if (++ring->empty_rounds < EMPTY_ROUNDS)
+    if (ring->empty_since == 0)
+        ring->empty_since = now;
+    if (now - ring->empty_since < (ring->bulk ? PATIENCE_BULK : PATIENCE))
         return;
     if (ring->port->ops->want_kick(ring, true))
-        ring->empty_rounds = 0;
+        ring->empty_since = 0;
     else
         deactivate(w, i);
 }
@@ -157,19 +165,20 @@ static void drain(struct worker *w, unsigned int i, bool empty)
     notice();
 }
 
-static void serve_all(struct worker *w, uint32_t now)
+static void serve_all(struct worker *w, uint64_t now)
 {
     for (unsigned int i = w->active_count; i-- > 0;) {
         struct ring *ring = w->active[i];
-        bool draining = atomic_load_explicit(&ring->state, memory_order_acquire) == RING_DRAINING;
-        bool seen = serve(w, ring, now);
+        bool seen = serve(w, ring, (uint32_t)(now / 1000000));
 
-        if (seen)
-            ring->empty_rounds = 0;
-        if (draining)
+        if (seen) {
+            ring->empty_since = 0;
+            ring->bulk = w->batch->frames >= BULK;
+        }
+        if (ring->draining)
             drain(w, i, !seen);
         else if (!seen)
-            rest(w, i);
+            rest(w, i, now);
     }
 }
 
@@ -200,7 +209,7 @@ static void *worker_main(void *arg)
         }
         if (atomic_load_explicit(&w->mailbox, memory_order_relaxed))
             read_mailbox(w);
-        serve_all(w, (uint32_t)(now / 1000000));
+        serve_all(w, now);
         atomic_fetch_add(&w->phase, 2);
         atomic_fetch_add_explicit(&w->rounds, 1, memory_order_relaxed);
     }
@@ -374,7 +383,7 @@ void worker_want_room(struct ring *ring, bool on)
 
 void worker_poke_ring(struct ring *ring)
 {
-    if (ring->worker)
+    if (ring->worker && atomic_load(&ring->state) == RING_LIVE)
         post(ring->worker, ring);
 }
 

@@ -3,7 +3,7 @@
  * worker - the threads that forward
  *
  * Each ring belongs to one worker. A worker keeps an active list: a ring joins it on a kick, is then polled with kicks off,
- * every active ring getting the same budget of frames in each round, and leaves it after EMPTY_ROUNDS rounds without a
+ * every active ring getting the same budget of frames in each round, and leaves it after some microseconds without a
  * frame: kicks on, full fence, one more look. A worker whose list is empty sleeps in epoll; a busy one looks at epoll every
  * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No timers, no ticks.
  *

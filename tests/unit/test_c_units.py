@@ -24,6 +24,7 @@ UNITS = {
     "test_sync": (["libvale/sync.c"], [], []),
     "test_frame": (["tools/frame.c"], [], []),
     "test_offload": (["valed/offload.c"], [], []),
+    "test_fdb": (["valed/fdb.c"], ["-pthread"], []),
 }
 
 
