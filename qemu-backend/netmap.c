@@ -59,6 +59,12 @@
 /* Frames given to the NIC model before the main loop gets its turn. */
 #define NETMAP_RX_BURST 256
 
+/*
+ * Slots of the RX ring: as many as there can be. A guest that has to wait for
+ * a CPU, or whose main loop is busy, then loses nothing for longer.
+ */
+#define NETMAP_RX_SLOTS 4096
+
 /* Slots are given back to the switch at least this often during a burst. */
 #define NETMAP_RX_RELEASE 32
 
@@ -516,6 +522,7 @@ int net_init_netmap(const Netdev *netdev, const char *name,
     struct vale_open_args args = {
         .name = opts->ifname,
         .device = opts->devname,
+        .rx_slots = NETMAP_RX_SLOTS,
     };
     struct vale_port *port;
     struct vale_error err;
