@@ -107,7 +107,10 @@ def test_garbage_has_an_error_and_the_next_line_works(raw: RawQmp, text: str) ->
         raw.send(b"}\n")  # it could go on for ever
     assert raw.line()["error"]["class"] == "GenericError"
     raw.send(b'{"execute": "query-switches", "id": 1}\n')
-    assert raw.line() == {"return": [], "id": 1}
+    answer = raw.line()
+    while "error" in answer:  # a long line may come in two reads, each of them garbage
+        answer = raw.line()
+    assert answer == {"return": [], "id": 1}
 
 
 @pytest.mark.parametrize(
