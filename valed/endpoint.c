@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct endpoint *connecting; /* all that connect, with or without a peer */
@@ -16,14 +17,23 @@ static int open_socket(void)
     return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
+/* Only a socket: what else lies there was not ours. */
+static void remove_socket(const char *path)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+        unlink(path);
+}
+
 static int start_listening(struct endpoint *e)
 {
     int fd = open_socket(), err = 0;
 
     if (fd < 0)
         return -errno;
-    if ((unlink(e->addr.sun_path) < 0 && errno != ENOENT) ||
-        bind(fd, (struct sockaddr *)&e->addr, sizeof(e->addr)) < 0 || listen(fd, 4) < 0)
+    remove_socket(e->addr.sun_path);
+    if (bind(fd, (struct sockaddr *)&e->addr, sizeof(e->addr)) < 0 || listen(fd, 4) < 0)
         err = -errno;
     if (err == 0)
         err = watch_add(&e->watch, WATCH_ENDPOINT, fd);
@@ -95,7 +105,7 @@ void endpoint_close(struct endpoint *e)
     if (*link)
         *link = e->next;
     if (!e->connects)
-        unlink(e->addr.sun_path);
+        remove_socket(e->addr.sun_path);
     watch_free(&e->watch);
 }
 

@@ -224,7 +224,7 @@ static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct vir
             break;
     }
     if (run->frames) {
-        run->lease = &rx->lease[rx->lease_end++ % WORKERS_MAX];
+        run->lease = &rx->lease[run->place[0].first_used % VIRTQ_SIZE_MAX];
         *run->lease = (struct vhost_lease){.end = rx->reserved};
     }
     pthread_mutex_unlock(&rx->lock);
@@ -238,8 +238,8 @@ static void complete(struct vhost_port *vp, struct vhost_rx *rx, const struct vi
     pthread_mutex_lock(&rx->lock);
     from = rx->q.used;
     lease->complete = true;
-    while (rx->lease_first != rx->lease_end && rx->lease[rx->lease_first % WORKERS_MAX].complete)
-        rx->q.used = rx->lease[rx->lease_first++ % WORKERS_MAX].end;
+    while (rx->q.used != rx->reserved && rx->lease[rx->q.used % VIRTQ_SIZE_MAX].complete)
+        rx->q.used = rx->lease[rx->q.used % VIRTQ_SIZE_MAX].end;
     if (rx->q.used != from)
         call = virtq_publish(m, from, rx->q.used);
     pthread_mutex_unlock(&rx->lock);

@@ -14,8 +14,8 @@
 #define RING_STEP 128u
 
 /*
- * Buffers hold 2 KiB and lie 2 KiB + one cache line apart: at a distance of exactly 2 KiB the first lines of all buffers
- * would share 1/32 of the cache's sets, and small frames would evict each other (docs/decisions.md has the figure).
+ * A cache line more than 2 KiB: at a distance of exactly 2 KiB the first lines of all buffers share 1/32 of the cache's
+ * sets (docs/decisions.md, 6).
  */
 #define BUF_SIZE (2048u + 64u)
 

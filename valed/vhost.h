@@ -60,8 +60,7 @@ struct vhost_rx {
     pthread_mutex_t lock;
     struct vhost_queue q;
     uint16_t reserved; /* used elements reserved; q.used counts those published */
-    struct vhost_lease lease[WORKERS_MAX];
-    uint32_t lease_first, lease_end;
+    struct vhost_lease lease[VIRTQ_SIZE_MAX]; /* by the first element of its run; touched as far as the queue is long */
 };
 
 /* A message as it lies in the buffer. */
@@ -120,8 +119,7 @@ struct vhost_port {
     uint64_t features, protocol_features;
     struct guest_mem *mem;
     atomic_bool memory_died; /* set by the SIGBUS handler */
-    uint8_t *log;
-    size_t log_size;
+    struct guest_mem *log; /* the dirty bitmap: its only region */
 
     struct vhost_port *next; /* all of them */
     unsigned int pairs;
@@ -138,7 +136,10 @@ extern const struct port_ops vhost_port_ops;
 
 /* ------------------------------------------------------------------------------------------------- vhost_user.c --- */
 
-/* Reads what is there and acts on every complete message. False: the front end has gone or broken the protocol. */
+/*
+ * Reads the next message and acts on it when it is complete: only one, so that others get their turn. False: the front end has
+ * gone or broken the protocol.
+ */
 bool vhost_user_receive(struct vhost_port *vp);
 
 /* Bits of features and protocol features that matter elsewhere. */

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -54,9 +53,9 @@ static struct virtq_map *make_map(const struct vhost_port *vp, const struct vhos
     m->mergeable = vp->features & VIRTIO_NET_F_MRG_RXBUF;
     m->header = vp->features & (VIRTIO_NET_F_MRG_RXBUF | VIRTIO_F_VERSION_1) ? 12 : 10;
     m->call_fd = q->call_fd < 0 ? -1 : fcntl(q->call_fd, F_DUPFD_CLOEXEC, 0);
-    if (vp->features & VHOST_F_LOG_ALL) {
-        m->log = vp->log;
-        m->log_size = vp->log_size;
+    if ((vp->features & VHOST_F_LOG_ALL) && vp->log) {
+        m->log = vp->log->base[0];
+        m->log_size = vp->log->region[0].size;
     }
     if (!find_rings(vp, q, m)) {
         if (m->call_fd >= 0)
@@ -198,8 +197,7 @@ static void finish_stop(struct vhost_port *vp)
         close(vp->fds[--vp->fd_count]);
     guest_mem_free(vp->mem);
     vp->mem = NULL;
-    if (vp->log)
-        munmap(vp->log, vp->log_size);
+    guest_mem_free(vp->log);
     vp->log = NULL;
     vp->features = vp->protocol_features = 0;
     vp->received = 0;

@@ -12,10 +12,10 @@
 #include "vhost.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define FLAG_VERSION    0x1
@@ -265,7 +265,7 @@ static enum outcome rem_mem_reg(struct vhost_port *vp)
     return vhost_dev_set_memory(vp, mem, acknowledge) < 0 ? BROKEN : LATER;
 }
 
-/* The log is ours to map; answered always, as the front end waits for it before it migrates. */
+/* Answered always: the front end waits for it before it migrates. */
 static void log_answer(struct vhost_port *vp)
 {
     reply_u64(vp, 0);
@@ -273,22 +273,16 @@ static void log_answer(struct vhost_port *vp)
 
 static enum outcome set_log_base(struct vhost_port *vp)
 {
-    uint64_t size = vp->msg.log.size, offset = vp->msg.log.offset;
-    struct stat st;
-    void *log;
-    int fd;
+    const struct guest_region region = {.size = vp->msg.log.size};
+    struct guest_mem *old = vp->log;
 
-    if (vp->fd_count != 1)
+    /* As hostile as the guest's memory is, so it is mapped in the same way. */
+    if (vp->fd_count != 1 || guest_mem_add(&vp->log, NULL, &region, vp->fds[0], vp->msg.log.offset, vp->allow_file,
+                                           &vp->memory_died) < 0)
         return BROKEN;
-    fd = vp->fds[0];
-    if (fstat(fd, &st) < 0 || size == 0 || offset + size < size || offset + size > (uint64_t)st.st_size || vp->log)
-        return BROKEN;
-    log = mmap(NULL, offset + size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (log == MAP_FAILED)
-        return BROKEN;
-    vp->log = (uint8_t *)log + offset;
-    vp->log_size = size;
     vhost_dev_update(vp, log_answer);
+    if (old)
+        reclaim(guest_mem_free, old);
     return LATER;
 }
 
@@ -373,6 +367,17 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
     return update_then_ack(vp);
 }
 
+/* A worker writes to it: into anything else than an eventfd that could take for ever. */
+static bool is_eventfd(int fd)
+{
+    static const char eventfd[] = "anon_inode:[eventfd]";
+    char link[32], target[sizeof(eventfd)];
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    return readlink(link, target, sizeof(target)) == sizeof(eventfd) - 1 &&
+           memcmp(target, eventfd, sizeof(eventfd) - 1) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
+}
+
 static enum outcome set_vring_call(struct vhost_port *vp)
 {
     struct vhost_queue *q;
@@ -381,6 +386,10 @@ static enum outcome set_vring_call(struct vhost_port *vp)
     q = vring_fd(vp, &fd);
     if (!q)
         return BROKEN;
+    if (fd >= 0 && !is_eventfd(fd)) {
+        close(fd);
+        return BROKEN;
+    }
     if (q->call_fd >= 0)
         close(q->call_fd);
     q->call_fd = fd;
@@ -509,21 +518,14 @@ static int receive_more(struct vhost_port *vp, size_t want)
 
 bool vhost_user_receive(struct vhost_port *vp)
 {
-    while (!vp->later) {
-        ssize_t missing = bytes_missing(vp);
+    ssize_t missing;
 
-        if (missing < 0)
-            return false;
-        if (missing == 0) {
-            vp->received = 0;
-            if (!dispatch(vp))
-                return false;
-        } else {
-            int got = receive_more(vp, (size_t)missing);
+    while ((missing = bytes_missing(vp)) > 0) {
+        int got = receive_more(vp, (size_t)missing);
 
-            if (got <= 0)
-                return got == 0;
-        }
+        if (got <= 0)
+            return got == 0;
     }
-    return true;
+    vp->received = 0;
+    return missing == 0 && dispatch(vp);
 }

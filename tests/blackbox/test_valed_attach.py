@@ -315,7 +315,7 @@ def test_client_killed_in_mid_traffic(valed: Valed) -> None:
             child.send_signal(signal.SIGKILL)
         eventually("the port to go", lambda: list(qmp.ports()) == ["vale1:b"])
         b.drain()
-    eventually("descriptors to be closed", lambda: valed.fds() == before)
+    eventually("descriptors to be closed", lambda: valed.fds() <= before)
     check_books(qmp.ports())
 
 
@@ -466,7 +466,7 @@ def test_requests_that_are_wrong(valed: Valed, data: bytes, expected: int) -> No
 
 def test_what_is_no_request_hangs_up(valed: Valed) -> None:
     """No reply socket, too long, or empty: the connection ends, others live on."""
-    before = None
+    start = valed.fds()
     for data, fds in ((b"x" * 100, 0), (b"x" * 5000, 1), (b"", 1), (b"", 3), (b"x" * 200, 12)):
         with native.connect(valed.rundir) as sock:
             files = [os.open("/dev/null", os.O_RDONLY) for _ in range(fds)]
@@ -478,8 +478,7 @@ def test_what_is_no_request_hangs_up(valed: Valed) -> None:
                 os.close(fd)
             if fds != 12:
                 assert sock.recv(1) == b"", (len(data), fds)
-        eventually("it to be let go", lambda: before is None or valed.fds() == before)
-        before = valed.fds()
+        eventually("it to be let go", lambda: valed.fds() <= start)
 
 
 def test_reply_goes_where_nobody_reads(valed: Valed) -> None:

@@ -5,12 +5,14 @@
     client <-- {"return": ...}, {"error": ...}, {"event": ...} ---
 """
 
+import contextlib
 import fcntl
 import json
 import re
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,9 +188,10 @@ def test_client_that_never_reads_is_hung_up(valed: Valed) -> None:
         valed.open(f"vale1:p{i}", tx_slots=64, rx_slots=64)
     with RawQmp(valed.rundir / "qmp.sock") as client:
         client.send(b'{"execute": "qmp_capabilities"}\n')
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for _ in range(100_000):
                 client.send(b'{"execute": "query-ports"}\n')
+            pytest.fail("valed keeps answers without end")
         assert len(other.ports()) == 20
 
 
@@ -219,7 +222,7 @@ def test_clients_that_come_and_go(valed: Valed) -> None:
         RawQmp(valed.rundir / "qmp.sock").close()
     for _ in range(50):
         Qmp(valed.rundir / "qmp.sock").close()
-    eventually("all to go", lambda: valed.fds() == start)
+    eventually("all to go", lambda: valed.fds() <= start)
 
 
 def test_quit_answers_closes_and_ends(valed: Valed) -> None:
@@ -244,9 +247,10 @@ async def test_qemu_qmp_drives_it(valed: Valed) -> None:
     await client.connect(str(valed.rundir / "qmp.sock"))
     with client.listener("PORT_ADDED") as listener:
         valed.open("vale1:a")
-        event = await listener.get()
+        event: Any = await listener.get()
         assert event["data"]["name"] == "vale1:a"
-    assert len(await client.execute("query-ports", {"switch": "vale1"})) == 1
+    ports: Any = await client.execute("query-ports", {"switch": "vale1"})
+    assert len(ports) == 1
     with pytest.raises(ExecuteError):
         await client.execute("query-ports", {"switch": "vale9"})
     await client.disconnect()

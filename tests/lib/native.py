@@ -181,9 +181,8 @@ class Ring:
         self._mem, self._words = port.mem, port.words
         self.ctl = (RING_CTL + RING_CTL * index) // 4
         self.base = ofs
-        buf_ofs, self.num_slots, self.buf_size, self.ringid, self.dir = struct.unpack_from(
-            "<qIIHH", self._mem, ofs
-        )
+        header: tuple[int, int, int, int, int] = struct.unpack_from("<qIIHH", self._mem, ofs)
+        buf_ofs, self.num_slots, self.buf_size, self.ringid, self.dir = header
         self.bufs = ofs + buf_ofs
         self.head = self._words[self.ctl]
         self._wish = 0
@@ -191,15 +190,15 @@ class Ring:
     # Words of the control block.
     @property
     def hwcur(self) -> int:
-        return self._words[self.ctl + 32]
+        return int(self._words[self.ctl + 32])
 
     @property
     def hwtail(self) -> int:
-        return self._words[self.ctl + 33]
+        return int(self._words[self.ctl + 33])
 
     @property
     def need_kick(self) -> int:
-        return self._words[self.ctl + 34]
+        return int(self._words[self.ctl + 34])
 
     def store_head(self, head: int) -> None:
         """Publish any number as head, and look whether a kick is asked for."""
