@@ -55,7 +55,7 @@ bench: tools venv     ## throughput of the switch, as a table and build/bench/ho
 	@$(B)/venv/bin/python bench/host.py
 
 bench-guest: all      ## guest to guest, our backend and QEMU's stream netdev in one run
-	@$(B)/bin/valemgr pair vale1 --baseline stream --trials 3 --seconds 3
+	@$(B)/bin/valemgr pair vale1 --baseline stream --trials 5 --seconds 2
 
 lint: deps-test venv  ## ruff, mypy, shellcheck, and all C with clang
 	$(B)/venv/bin/ruff check .
