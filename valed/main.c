@@ -8,12 +8,16 @@
  * it never touches a frame. The workers forward and never wait for it.
  *
  *   program, QEMU          netmap.sock       attach.c --> port_ring.c (makes region, kick, call)    control thread
- *   valemgr, qmp-shell     qmp.sock          qmp.c    --> query.c
+ *   valemgr, valectl       qmp.sock          qmp.c    --> query.c, control.c, switch_commands.c
+ *   unmodified QEMU        a socket a port   endpoint.c -> vhost_user.c, vhost_dev.c; port_stream.c
  *                                                 |
  *                                            port.c, vswitch.c: ports join and leave switches
  *   - - - - - - - - - - - - - - - - - - - - - - - | - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - - -
  *   TX ring of vale1:a --> port_ring.c ingress -> forward.c: learn, look up, -> port_ring.c egress --> RX ring of vale1:b
  *                            worker.c             per destination (fdb.c)                                    workers
+ *                                                 offload.c: what the receiver lacks
+ *
+ * The other kinds of port (port_vhost.c, port_stream.c, port_tap.c, port_null.c) take the place of port_ring.c.
  *
  * Where to read on: port.h (what a port is, and its life), worker.h (who polls what, and when memory may be freed),
  * forward.h (two passes over a batch), ../include/vale_proto.h (what is shared with clients).
