@@ -45,8 +45,6 @@ test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 
 check: deps-test tools venv sanitized lint  ## unit and black-box tests, also under sanitizers, and linters (no QEMU needed)
 	$(PYTEST) tests/unit tests/blackbox
-	VALED=$(B)/asan/bin/valed $(PYTEST) tests/blackbox
-	VALED=$(B)/tsan/bin/valed $(PYTEST) tests/blackbox
 
 test-kernel: $(if $(NETMAP_KO),all $(KERNEL_TESTS))  ## the real netmap module in a guest: make test-kernel NETMAP_KO=FILE
 	@guest-tests/kernel/run.py $(if $(NETMAP_KO),'$(NETMAP_KO)')
