@@ -113,8 +113,7 @@ struct vale_ring_ctl {
         uint32_t head;      /* (u) */
         uint32_t cur;       /* (u) */
         uint32_t need_call; /* (u) 0: no call wanted; else changed at each arming */
-        uint32_t pad[13];
-        uint8_t lock[64]; /* (u) robust lock of the processes that share the port */
+        uint32_t pad[29];
     } client __attribute__((aligned(128)));
     struct {
         uint32_t hwcur;     /* (k) TX: consumed up to here; RX: released up to here, as last seen */

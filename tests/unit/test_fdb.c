@@ -6,18 +6,10 @@
  */
 #include "fdb.h"
 
+#include "check.h"
+
 #include <stdio.h>
 #include <string.h>
-
-static int failed;
-
-#define CHECK(cond)                                                                                                    \
-    do {                                                                                                               \
-        if (!(cond)) {                                                                                                 \
-            fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                                                 \
-            failed++;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
 
 /* The n-th unicast address: an even first byte, which is the lowest. */
 static uint64_t station(uint64_t n)

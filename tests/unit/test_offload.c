@@ -7,21 +7,13 @@
  */
 #include "offload.h"
 
+#include "check.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ROUNDS 3000
-
-static int failed;
-
-#define CHECK(cond)                                                                                                    \
-    do {                                                                                                               \
-        if (!(cond)) {                                                                                                 \
-            fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                                                 \
-            failed++;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
 
 /* ------------------------------------------------------------------------------------------------------- helpers --- */
 

@@ -6,6 +6,8 @@
  */
 #include "internal.h"
 
+#include "check.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +23,6 @@ static struct {
 
 static struct vale_ring_ctl ctl;
 static struct vale_ring r;
-static int failed;
-
-#define CHECK(cond)                                                                                                    \
-    do {                                                                                                               \
-        if (!(cond)) {                                                                                                 \
-            fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                                                 \
-            failed++;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
-
 static void reset(uint32_t at, uint32_t hwtail)
 {
     uint32_t i;
