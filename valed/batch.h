@@ -56,6 +56,7 @@ struct batch {
     struct frame frame[BATCH_MAX];
     struct segment seg[BATCH_SEGS_MAX];
     struct offload offload[BATCH_MAX]; /* of frames with needs */
+    uint32_t end[BATCH_MAX]; /* where the frame ends in its ring: the kind's own units, for its consumed() */
 
     /* Forwarding's scratch: the frames of each destination as lists through next[], 0xffff ends. */
     uint16_t next[BATCH_MAX];

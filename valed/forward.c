@@ -5,6 +5,7 @@
 #include "fdb.h"
 #include "offload.h"
 #include "vswitch.h"
+#include "worker.h"
 
 #include <string.h>
 
@@ -134,20 +135,39 @@ static unsigned int merge(struct batch *b, uint16_t unicast, uint16_t flood)
     return n;
 }
 
+/*
+ * Hands a port the first n frames of b->order. Returns how many it is done with; where *passed is given (see offload.h) it
+ * waits for room, else everything is done with.
+ */
+static unsigned int transmit(struct port *port, unsigned int queue, struct batch *b, unsigned int n, uint16_t *passed)
+{
+    unsigned int done;
+
+    if (b->needs & ~atomic_load_explicit(&port->accepts, memory_order_relaxed))
+        done = offload_egress(port, queue, b, b->order, n, passed);
+    else
+        done = port->ops->egress(port, queue, b, b->order, n);
+    if (!passed) {
+        count(&port->counters.tx_dropped[DROP_RING_FULL], n - done);
+        done = n;
+    }
+    count(&port->counters.tx_offered, done);
+    return done;
+}
+
+static struct port *port_at(const struct ring *ring, unsigned int out)
+{
+    return atomic_load_explicit(&ring->port->sw->ports[out], memory_order_acquire);
+}
+
 /* False when the port has gone since it was looked up. */
 static bool deliver(struct ring *ring, struct batch *b, unsigned int out, uint16_t unicast, uint16_t flood)
 {
-    struct port *port = atomic_load_explicit(&ring->port->sw->ports[out], memory_order_acquire);
-    unsigned int n;
+    struct port *port = port_at(ring, out);
 
     if (!port)
         return false;
-    n = merge(b, unicast, flood);
-    count(&port->counters.tx_offered, n);
-    if (b->needs & ~atomic_load_explicit(&port->accepts, memory_order_relaxed))
-        offload_egress(port, ring->index, b, b->order, n);
-    else
-        port->ops->egress(port, ring->index, b, b->order, n);
+    transmit(port, ring->index, b, merge(b, unicast, flood), NULL);
     return true;
 }
 
@@ -168,25 +188,181 @@ static void second_pass(struct ring *ring, struct batch *b, struct lists *l)
             deliver(ring, b, out, END, flood);
 }
 
-void forward_batch(struct ring *ring, struct batch *b, uint32_t now)
+/* Two passes. Everything is done with. */
+static void forward_dropping(struct ring *ring, struct batch *b, struct lists *l)
+{
+    l->touched_count = 0;
+    memset(l->used, 0, sizeof(l->used));
+    first_pass(ring, b, l);
+    second_pass(ring, b, l);
+}
+
+/* --------------------------------------------------------------------------------------------------------- waiting --- */
+
+/* Where everything on a link goes: to its other end, or to nobody. Of other switches OUT_NONE. */
+static unsigned int other_end(const struct ring *ring)
+{
+    if (!atomic_load_explicit(&ring->port->sw->p2p, memory_order_relaxed))
+        return OUT_NONE;
+    for (unsigned int out = 0; out < atomic_load(&ring->port->sw->port_limit); out++)
+        if (out != ring->port->index && port_at(ring, out))
+            return out;
+    return OUT_FLOOD;
+}
+
+/* Frames from `first` on with the same destination: writes them into b->order, returns how many. */
+static unsigned int next_run(struct ring *ring, struct batch *b, unsigned int first, unsigned int end, unsigned int *out)
+{
+    struct fdb *fdb = &ring->port->sw->fdb;
+    unsigned int n = 0;
+
+    for (unsigned int i = first; i < b->frames; i++) {
+        unsigned int to = end == OUT_NONE ? classify(ring, fdb, read_addresses(b, &b->frame[i])) : end;
+
+        if (n && to != *out)
+            break;
+        *out = to;
+        b->order[n++] = (uint16_t)i;
+    }
+    return n;
+}
+
+/* Whether a port without room has had its time. now: microseconds. */
+static bool is_stalled(const struct ring *ring, struct port *port, uint64_t now)
+{
+    if (!atomic_load_explicit(&port->stalled, memory_order_relaxed) && now >= forward_deadline(ring))
+        atomic_store_explicit(&port->stalled, true, memory_order_relaxed);
+    return atomic_load_explicit(&port->stalled, memory_order_relaxed);
+}
+
+/* The ring waits for that port from now on, unless it does already. */
+static void block(struct ring *ring, unsigned int out, uint64_t now)
+{
+    if (ring->blocked_on != out)
+        ring->blocked_since = now;
+    ring->blocked_on = out;
+}
+
+/* Hands a run of n frames to one port. Returns how many of them are done with. */
+static unsigned int deliver_waiting(struct ring *ring, struct batch *b, unsigned int out, unsigned int n, uint64_t now)
+{
+    struct port *port = port_at(ring, out);
+    unsigned int done = transmit(port, ring->index, b, n, &ring->segments_passed);
+
+    if (done) {
+        atomic_store_explicit(&port->moved, now, memory_order_relaxed);
+        atomic_store_explicit(&port->stalled, false, memory_order_relaxed);
+        ring->blocked_on = BLOCKED_NONE;
+    }
+    if (done == n)
+        return n;
+    block(ring, out, now);
+    if (!is_stalled(ring, port, now))
+        return done;
+    ring->blocked_on = BLOCKED_NONE;
+    ring->segments_passed = 0;
+    count(&port->counters.tx_offered, n - done);
+    count(&port->counters.tx_dropped[DROP_STALLED], n - done);
+    return n;
+}
+
+/* Floods a run of n frames. */
+static void flood(struct ring *ring, struct batch *b, unsigned int n)
+{
+    for (unsigned int out = 0; out < atomic_load(&ring->port->sw->port_limit); out++) {
+        struct port *port = port_at(ring, out);
+
+        if (port && out != ring->port->index)
+            transmit(port, ring->index, b, n, NULL);
+    }
+}
+
+/* Forwards run by run up to the first frame without room; how many are done with. */
+static unsigned int forward_waiting(struct ring *ring, struct batch *b, struct lists *l, uint64_t now)
+{
+    unsigned int at = 0, end = other_end(ring), out = OUT_NONE;
+
+    while (at < b->frames) {
+        unsigned int n = next_run(ring, b, at, end, &out), done = n;
+
+        if (at || out != ring->blocked_on)
+            ring->segments_passed = 0; /* that frame has gone another way */
+        if (out == OUT_FLOOD) {
+            flood(ring, b, n);
+            l->flooded += n;
+        } else if (out == OUT_NONE) {
+            l->locked += n;
+        } else if (out == ring->port->index) {
+            l->self += n;
+        } else if (!port_at(ring, out)) {
+            l->gone += n;
+        } else {
+            done = deliver_waiting(ring, b, out, n, now);
+        }
+        at += done;
+        if (done < n)
+            return at;
+    }
+    ring->blocked_on = BLOCKED_NONE;
+    return at;
+}
+
+bool forward_want_room(struct ring *ring)
+{
+    struct port *port = port_at(ring, ring->blocked_on);
+
+    if (!port || !port->ops->want_room)
+        return true;
+    atomic_fetch_or(&port->waiting, worker_bit(ring));
+    return port->ops->want_room(port, ring->index, true);
+}
+
+uint64_t forward_deadline(const struct ring *ring)
+{
+    const struct port *port = port_at(ring, ring->blocked_on);
+    uint64_t since = port ? atomic_load_explicit(&port->moved, memory_order_relaxed) : 0;
+
+    if (since < ring->blocked_since)
+        since = ring->blocked_since;
+    return since + atomic_load_explicit(&ring->port->sw->wait_limit, memory_order_relaxed);
+}
+
+void forward_room(struct port *port)
+{
+    if (atomic_load_explicit(&port->waiting, memory_order_relaxed) == 0)
+        return;
+    port->ops->want_room(port, 0, false);
+    workers_retry(atomic_exchange(&port->waiting, 0));
+}
+
+/* ----------------------------------------------------------------------------------------------------------- a batch --- */
+
+unsigned int forward_batch(struct ring *ring, struct batch *b, uint64_t now)
 {
     struct port_counters *c = &ring->port->counters;
+    struct vswitch *sw = ring->port->sw;
+    unsigned int done = b->frames;
     struct lists l;
     uint64_t bytes = 0;
 
-    l.touched_count = l.flooded = l.self = l.gone = l.locked = 0;
-    memset(l.used, 0, sizeof(l.used));
-    refresh_cache(ring, &ring->port->sw->fdb, now);
-    first_pass(ring, b, &l);
-    second_pass(ring, b, &l);
-
-    for (unsigned int i = 0; i < b->frames; i++)
+    l.flooded = l.self = l.gone = l.locked = 0;
+    refresh_cache(ring, &sw->fdb, (uint32_t)(now / 1000000));
+    /* A ring on its way out waits for nobody. */
+    if (atomic_load_explicit(&sw->wait_limit, memory_order_relaxed) && !ring->draining) {
+        done = forward_waiting(ring, b, &l, now);
+    } else {
+        ring->blocked_on = BLOCKED_NONE;
+        ring->segments_passed = 0;
+        forward_dropping(ring, b, &l);
+    }
+    for (unsigned int i = 0; i < done; i++)
         bytes += b->frame[i].len;
-    count(&c->rx_frames, b->frames);
+    count(&c->rx_frames, done);
     count(&c->rx_bytes, bytes);
     count(&c->flooded, l.flooded);
     count(&c->rx_dropped[DROP_SELF], l.self);
     count(&c->rx_dropped[DROP_GONE], l.gone);
     count(&c->rx_dropped[DROP_MAC_LOCKED], l.locked);
-    count(&c->unicast, b->frames - l.flooded - l.self - l.gone - l.locked);
+    count(&c->unicast, done - l.flooded - l.self - l.gone - l.locked);
+    return done;
 }

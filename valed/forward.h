@@ -7,6 +7,16 @@
  *
  * Lookup is paid per frame, the receiver's lock and wake-up per destination and batch. Runs in the worker that owns the
  * ring; ports it finds stay valid until the worker's next batch boundary.
+ *
+ * A SWITCH THAT WAITS  forwards runs of frames with the same destination, in the order in which they came, and stops at the
+ * first frame of known unicast that finds no room: nothing behind it leaves the ring. The ring then waits, for the
+ * destination to make room, or for the wait-limit to be over. A destination without progress for that long is stalled: what
+ * it has no room for is dropped, and nobody waits for it, until it takes a frame again. What is flooded never waits.
+ *
+ *   source's worker                              who finds the destination's kick
+ *   its bit into port->waiting                   kicks for room off
+ *   kicks for room on, full fence                port->waiting emptied
+ *   once more a look at the room: none: park     these workers try their parked rings again
  */
 #ifndef VALED_FORWARD_H
 #define VALED_FORWARD_H
@@ -14,7 +24,25 @@
 #include "batch.h"
 #include "port.h"
 
-/* Forwards every frame of the batch, which came from ring. now: seconds of the monotonic clock. */
-void forward_batch(struct ring *ring, struct batch *batch, uint32_t now);
+/*
+ * Forwards the batch, which came from ring. Returns the frames that are done with, from the first on: all, unless the switch
+ * waits and one has no room. now: microseconds of the monotonic clock.
+ */
+unsigned int forward_batch(struct ring *ring, struct batch *batch, uint64_t now);
+
+/* Whether the last batch stopped for want of room. */
+static inline bool forward_is_blocked(const struct ring *ring)
+{
+    return ring->blocked_on != BLOCKED_NONE;
+}
+
+/* Asks for a wake-up of the blocked ring when there is room. True: there is some already. */
+bool forward_want_room(struct ring *ring);
+
+/* When the blocked ring gives up waiting. */
+uint64_t forward_deadline(const struct ring *ring);
+
+/* The port's client has kicked, or gone: if rings wait for it, they need to try again. Any thread. */
+void forward_room(struct port *port);
 
 #endif

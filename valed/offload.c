@@ -122,6 +122,13 @@ static struct segment next_piece(struct cursor *c, uint32_t len)
     return piece;
 }
 
+/* Moves over the next len bytes. */
+static void skip(struct cursor *c, uint32_t len)
+{
+    while (len)
+        len -= next_piece(c, len).len;
+}
+
 /* Copies the next len bytes. */
 static void take(struct cursor *c, uint8_t *to, uint32_t len)
 {
@@ -241,6 +248,13 @@ void offload_write(const struct batch *b, unsigned int i, uint8_t *header)
 
 /* ---------------------------------------------------------------------------------------------------- completing --- */
 
+/* Where a frame on its way out comes from. */
+struct origin {
+    uint16_t at;     /* place in the order */
+    uint16_t number; /* of the segment */
+    bool is_segment, is_last;
+};
+
 /* Frames for one destination on their way out. */
 struct job {
     struct port *port;
@@ -250,18 +264,38 @@ struct job {
     uint8_t *bytes;      /* what is new in out */
     uint32_t bytes_used;
     uint8_t accepts;     /* of the port, for as long as the job takes */
+    struct origin *origin; /* of the frames in out */
+    unsigned int at;       /* the frame that is being worked on: its place in the order */
+    bool waits;            /* stop where room lacks, instead of dropping */
+    bool blocked;          /* it did: */
+    struct origin blocked_at;
     uint64_t segmented, segments, segment_bytes, spoiled;
 };
 
 static _Thread_local struct batch out_scratch;
+static _Thread_local struct origin origin_scratch[BATCH_MAX];
 static _Thread_local uint8_t bytes_scratch[BYTES_MAX];
 
+/* Hands over what is there. Segments are counted when they are done with: delivered or dropped. */
 static void flush(struct job *j)
 {
     struct batch *out = j->out;
+    unsigned int done = 0;
 
-    if (out->frames)
-        j->port->ops->egress(j->port, j->queue, out, out->order, out->frames);
+    if (out->frames && !j->blocked)
+        done = j->port->ops->egress(j->port, j->queue, out, out->order, out->frames);
+    if (done < out->frames && !j->waits) {
+        count(&j->port->counters.tx_dropped[DROP_RING_FULL], out->frames - done);
+        done = out->frames;
+    } else if (done < out->frames && !j->blocked) {
+        j->blocked = true;
+        j->blocked_at = j->origin[done];
+    }
+    for (unsigned int i = 0; i < done; i++) {
+        j->segments += j->origin[i].is_segment;
+        j->segment_bytes += j->origin[i].is_segment ? out->frame[i].len : 0;
+        j->segmented += j->origin[i].is_last;
+    }
     out->frames = out->segs = out->needs = 0;
     j->bytes_used = 0;
 }
@@ -279,12 +313,13 @@ static struct frame *begin(struct job *j, uint32_t bytes)
     return f;
 }
 
-static void end(struct job *j)
+static void end(struct job *j, struct origin origin)
 {
     struct batch *out = j->out;
 
     out->needs |= out->frame[out->frames].needs;
     out->order[out->frames] = (uint16_t)out->frames;
+    j->origin[out->frames] = origin;
     out->frames++;
 }
 
@@ -335,7 +370,7 @@ static void pass(struct job *j, unsigned int i)
     f->needs = j->in->frame[i].needs;
     if (f->needs)
         j->out->offload[j->out->frames] = j->in->offload[i];
-    end(j);
+    end(j, (struct origin){.at = (uint16_t)j->at});
 }
 
 static void fill_checksum(struct job *j, unsigned int i)
@@ -353,7 +388,7 @@ static void fill_checksum(struct job *j, unsigned int i)
     sum_add(&sum, check, 2);
     add_view(j, f, &c, j->in->frame[i].len - f->len, &sum);
     sum_put(&sum, check);
-    end(j);
+    end(j, (struct origin){.at = (uint16_t)j->at});
 }
 
 /* A frame that is being cut. */
@@ -414,12 +449,14 @@ static void emit_segment(struct job *j, const struct cut *cut, struct cursor *c,
     } else {
         sum_put(&sum, h + l->l4 + cut->o->csum_offset);
     }
-    j->segments++;
-    j->segment_bytes += f->len;
-    end(j);
+    end(j, (struct origin){.at = (uint16_t)j->at,
+                           .number = (uint16_t)cut->number,
+                           .is_segment = true,
+                           .is_last = cut->done + part == cut->payload});
 }
 
-static void segment(struct job *j, unsigned int i)
+/* Cuts frame i, without its first `passed` segments. */
+static void segment(struct job *j, unsigned int i, unsigned int passed)
 {
     struct cursor c = frame_start(j->in, i);
     struct cut cut = {.o = &j->in->offload[i]};
@@ -427,40 +464,55 @@ static void segment(struct job *j, unsigned int i)
     take(&c, cut.headers, cut.o->hdr_len);
     /* The sender may have changed them since they were checked: then it has spoiled its frame. */
     if (!find_headers(cut.headers, cut.o->hdr_len, cut.o, &cut.l) || cut.l.end != cut.o->hdr_len) {
-        j->spoiled++;
+        flush(j);
+        j->spoiled += !j->blocked;
         return;
     }
     cut.payload = j->in->frame[i].len - cut.l.end;
-    while (cut.done < cut.payload) {
+    while (cut.done < cut.payload && !j->blocked) {
         uint32_t left = cut.payload - cut.done, part = left < cut.o->gso_size ? left : cut.o->gso_size;
 
-        emit_segment(j, &cut, &c, part);
+        if (cut.number < passed)
+            skip(&c, part);
+        else
+            emit_segment(j, &cut, &c, part);
         cut.done += part;
         cut.number++;
     }
-    j->segmented++;
+    j->segmented += passed && cut.number <= passed; /* it has shrunk since */
 }
 
-void offload_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+unsigned int offload_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                            unsigned int n, uint16_t *passed)
 {
     struct port_counters *c = &port->counters;
-    struct job j = {.port = port, .queue = queue, .in = b, .out = &out_scratch, .bytes = bytes_scratch};
+    struct job j = {.port = port,
+                    .queue = queue,
+                    .in = b,
+                    .out = &out_scratch,
+                    .origin = origin_scratch,
+                    .bytes = bytes_scratch,
+                    .waits = passed != NULL};
 
     j.accepts = atomic_load_explicit(&port->accepts, memory_order_relaxed);
     j.out->frames = j.out->segs = j.out->needs = 0;
-    for (unsigned int k = 0; k < n; k++) {
-        uint8_t lacks = b->frame[order[k]].needs & ~j.accepts;
+    for (j.at = 0; j.at < n && !j.blocked; j.at++) {
+        unsigned int i = order[j.at];
+        uint8_t lacks = b->frame[i].needs & ~j.accepts;
 
         if (!lacks)
-            pass(&j, order[k]);
+            pass(&j, i);
         else if (lacks == OFFLOAD_CSUM)
-            fill_checksum(&j, order[k]);
+            fill_checksum(&j, i);
         else
-            segment(&j, order[k]);
+            segment(&j, i, j.at == 0 && passed ? *passed : 0);
     }
     flush(&j);
+    if (passed)
+        *passed = j.blocked ? j.blocked_at.number : 0;
     count(&c->tx_dropped[DROP_BAD_HEADER], j.spoiled);
     count(&c->tx_segmented, j.segmented);
     count(&c->tx_segments, j.segments);
     count(&c->tx_segment_bytes, j.segment_bytes);
+    return j.blocked ? j.blocked_at.at : n;
 }

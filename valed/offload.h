@@ -49,7 +49,12 @@ static inline unsigned int offload_weight(const struct batch *b, unsigned int i)
 /* Writes the header that goes before frame i, all NET_HEADER_MAX bytes of it. */
 void offload_write(const struct batch *b, unsigned int i, uint8_t *header);
 
-/* port_ops.egress for a batch with needs that the port does not accept: completes those frames on the way. */
-void offload_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n);
+/*
+ * port_ops.egress for a batch with needs that the port does not accept: completes those frames on the way. Where room lacks
+ * it drops (passed NULL), or stops: *passed says how many segments of the first frame that was not done with were delivered,
+ * and is given back when that frame is tried again, as the first.
+ */
+unsigned int offload_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                            unsigned int n, uint16_t *passed);
 
 #endif

@@ -3,6 +3,7 @@
 #include "port.h"
 
 #include "attach.h"
+#include "forward.h"
 #include "log.h"
 #include "qmp.h"
 #include "vswitch.h"
@@ -15,7 +16,7 @@ const char *const drop_names[DROP_REASONS] = {
     [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
     [DROP_BAD_SLOT] = "bad_slot", [DROP_BAD_HEADER] = "bad_header", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
     [DROP_MAC_LOCKED] = "mac_locked",
-    [DROP_RING_FULL] = "ring_full", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
+    [DROP_RING_FULL] = "ring_full", [DROP_STALLED] = "stalled", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
 };
 
 static struct port *draining;
@@ -99,6 +100,7 @@ static void unlink_port(struct port *port)
     log_info("%s: closed: %s", port->name.full, port->reason);
     qmp_event_port("PORT_REMOVED", port, port->reason);
     vswitch_remove_port(port);
+    forward_room(port); /* who waited for it need not any more */
     port->state = PORT_UNLINKED;
     reclaim(port_free, port);
     attach_name_freed();

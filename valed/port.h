@@ -40,6 +40,7 @@ enum drop_reason {
     DROP_MAC_LOCKED, /* in: the source address is locked to another port */
     DROP_GONE,      /* in: the port of the destination has just been closed */
     DROP_RING_FULL, /* out: the receiver has no room */
+    DROP_STALLED,   /* out: it had none for the wait-limit of a switch that waits, and has not moved since */
     DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */
     DROP_DOWN,      /* out: nobody is connected, the guest's driver is not there, or the interface is down */
     DROP_REASONS
@@ -92,9 +93,16 @@ struct ring {
 
     bool active;               /* on the worker's active list */
     bool draining;             /* the worker knows of RING_DRAINING */
+    bool parked;               /* on its list of rings that wait for room; position: */
+    unsigned int parked_at;
     uint64_t empty_since; /* microseconds; 0: it had frames in the last round */
     bool bulk;            /* the last batch was a large one */
     unsigned int drain_rounds; /* rounds since it was asked to drain */
+
+    /* On a switch that waits. */
+    unsigned int blocked_on;  /* index of the port whose lack of room holds the first frame, or BLOCKED_NONE */
+    uint64_t blocked_since;   /* microseconds */
+    uint16_t segments_passed; /* of that frame, where it is cut on its way: these are delivered already */
 
     /* Lookup cache: valid while fdb generation and time are those noted. */
     uint64_t last_src;
@@ -105,10 +113,12 @@ struct ring {
     uint32_t cache_time;
 };
 
+#define BLOCKED_NONE 255
+
 enum port_state { PORT_LIVE, PORT_DRAINING, PORT_UNLINKED };
 
 /*
- * What a kind of port provides. The first five run in a worker and must not allocate, lock for long or block; the others
+ * What a kind of port provides. The first six run in a worker and must not allocate, lock for long or block; the others
  * run in the control thread.
  */
 struct port_ops {
@@ -116,22 +126,33 @@ struct port_ops {
 
     /*
      * Adds up to `budget` frames to the empty batch, as views of the ring's memory that stay valid until consumed() or
-     * release(). Frames that are bad in themselves are counted and left out. Returns the frames added; *seen is set when
-     * anything at all was taken off the ring.
+     * release(). Frames that are bad in themselves are counted and left out; they may lie before the first frame of the
+     * batch, and end it elsewhere. Returns the frames added; *seen is set when anything at all was found on the ring.
      */
     unsigned int (*ingress)(struct ring *ring, struct batch *batch, unsigned int budget, bool *seen);
 
-    /* The batch is forwarded: gives everything that ingress() took back to the client. */
-    void (*consumed)(struct ring *ring);
+    /*
+     * The first n frames of the batch are forwarded: gives their memory, and that of bad frames before them, back to the
+     * client. The rest, if any, comes again with the next ingress().
+     */
+    void (*consumed)(struct ring *ring, const struct batch *batch, unsigned int n);
 
     /* Asks for kicks (on), or for none (off). True when frames are there already: then kicks stay off, do not sleep. */
     bool (*want_kick)(struct ring *ring, bool on);
 
     /*
      * Copies frames to the port: those of the batch that `order` lists, `n` of them, in this order. `queue` is the sender's
-     * ring, to be mapped onto the port's own. Counts what it delivers and what it drops. Wakes the client once.
+     * ring, to be mapped onto the port's own. Wakes the client once. Returns how many it is done with, from the first on:
+     * it counts them as delivered or as dropped, and has no room for the rest, which it does not count.
      */
-    void (*egress)(struct port *port, unsigned int queue, const struct batch *batch, const uint16_t *order, unsigned int n);
+    unsigned int (*egress)(struct port *port, unsigned int queue, const struct batch *batch, const uint16_t *order,
+                           unsigned int n);
+
+    /*
+     * Asks the client for a kick as soon as there is room again (on), or for none any more (off: of all queues). True when
+     * room has come since egress() last looked: try again. NULL where room never lacks.
+     */
+    bool (*want_room)(struct port *port, unsigned int queue, bool on);
 
     /* The port begins to end: no new peer may come. May be NULL. */
     void (*close)(struct port *port);
@@ -157,6 +178,12 @@ struct port {
     unsigned int ring_count;
     struct ring *ring[VALE_RINGS_MAX];
     struct port_counters counters;
+
+    /* On a switch that waits. Workers. */
+    _Atomic uint64_t waiting; /* workers, by their bits, that have a ring blocked on this port */
+    _Atomic bool stalled;     /* it had no room for the wait-limit: nobody waits for it until it moves */
+    _Atomic uint64_t moved;   /* when it last took a frame, in microseconds */
+
     struct port *next_draining;
 };
 

@@ -24,8 +24,7 @@ struct null_port {
     uint8_t *frame; /* what a source sends */
     uint16_t length;
     bool endless;
-    uint64_t left;      /* frames still to come, unless endless; the ring's worker */
-    unsigned int taken; /* of these, in the batch at hand */
+    uint64_t left; /* frames still to come, unless endless; the ring's worker */
 };
 
 static inline struct null_port *to_null_port(const struct port *port)
@@ -43,16 +42,17 @@ static unsigned int null_ingress(struct ring *ring, struct batch *b, unsigned in
         b->frame[i] = (struct frame){.first = i, .segs = 1, .len = np->length};
         b->seg[i] = (struct segment){.data = np->frame, .len = np->length};
     }
-    b->frames = b->segs = np->taken = budget;
+    b->frames = b->segs = budget;
     *seen = budget != 0;
     return budget;
 }
 
-static void null_consumed(struct ring *ring)
+static void null_consumed(struct ring *ring, const struct batch *b, unsigned int n)
 {
     struct null_port *np = to_null_port(ring->port);
 
-    np->left -= np->endless ? 0 : np->taken;
+    (void)b;
+    np->left -= np->endless ? 0 : n;
 }
 
 static bool null_want_kick(struct ring *ring, bool on)
@@ -62,7 +62,8 @@ static bool null_want_kick(struct ring *ring, bool on)
     return on && (np->endless || np->left);
 }
 
-static void null_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+static unsigned int null_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                                unsigned int n)
 {
     uint64_t bytes = 0;
 
@@ -71,6 +72,7 @@ static void null_egress(struct port *port, unsigned int queue, const struct batc
         bytes += b->frame[order[k]].len;
     count(&port->counters.tx_frames, n);
     count(&port->counters.tx_bytes, bytes);
+    return n;
 }
 
 static void null_destroy(struct port *port)

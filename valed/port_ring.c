@@ -41,6 +41,7 @@ struct tx_ring {
     uint32_t slots;
     uint32_t hwcur;  /* first slot not taken */
     uint32_t taken;  /* first slot not in the batch at hand */
+    uint32_t begin;  /* of its first frame: bad ones may lie before it */
     uint32_t called; /* need_call that was answered */
 };
 
@@ -57,6 +58,7 @@ struct rx_ring {
     struct netmap_slot *slot;
     uint32_t slots;
     uint32_t head;     /* the client's, as last seen and found legal */
+    uint32_t looked_at; /* the same, as last seen */
     uint32_t reserved; /* first slot not reserved */
     uint32_t hwtail;   /* first slot not published */
     uint32_t called;
@@ -213,21 +215,24 @@ static inline __attribute__((always_inline)) void view_frames(struct tx_ring *tx
                                                               uint32_t left, uint32_t header)
 {
     struct port_counters *c = &tx->ring.port->counters;
-    uint32_t i = tx->hwcur;
+    uint32_t i = tx->begin = tx->hwcur;
 
     for (unsigned int n = 0; left && n < budget && b->segs < BATCH_MAX; n++) {
         unsigned int drop;
         uint32_t used = view_frame(tx, b, i, left, header, &drop);
 
+        if (drop != DROP_REASONS && b->frames)
+            break;
+        left -= used;
+        i = advance(i, used, tx->slots);
         if (drop == DROP_REASONS) {
             n += header ? offload_weight(b, b->frames) - 1 : 0;
-            b->frames++;
+            b->end[b->frames++] = i;
         } else {
             count(&c->rx_frames, 1);
             count(&c->rx_dropped[drop], 1);
+            tx->begin = i;
         }
-        left -= used;
-        i = advance(i, used, tx->slots);
     }
     tx->taken = i;
 }
@@ -246,11 +251,14 @@ static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned in
     return b->frames;
 }
 
-static void ring_consumed(struct ring *ring)
+static void ring_consumed(struct ring *ring, const struct batch *b, unsigned int n)
 {
     struct tx_ring *tx = to_tx_ring(ring);
 
-    tx->hwcur = tx->taken;
+    if (n == b->frames)
+        tx->hwcur = tx->taken;
+    else
+        tx->hwcur = n ? b->end[n - 1] : tx->begin;
     write_once(&tx->ctl->valed.hwcur, tx->hwcur);
     store_release(&tx->ctl->valed.hwtail, advance(tx->hwcur, tx->slots - 1, tx->slots));
     /* A client that waits for room is woken to half a ring of it, not to every batch: the rest is on its way. */
@@ -279,6 +287,7 @@ static uint32_t rx_room(struct ring_port *rp, struct rx_ring *rx)
 {
     uint32_t head = load_acquire(&rx->ctl->client.head);
 
+    rx->looked_at = head;
     if (head < rx->slots && distance(rx->head, head, rx->slots) <= distance(rx->head, rx->hwtail, rx->slots)) {
         rx->head = head;
         write_once(&rx->ctl->valed.hwcur, head);
@@ -397,8 +406,8 @@ static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint3
     return slots;
 }
 
-static void ring_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
-                        unsigned int n)
+static unsigned int ring_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                                unsigned int n)
 {
     struct ring_port *rp = to_ring_port(port);
     const struct region *region = &rp->region;
@@ -433,7 +442,26 @@ static void ring_egress(struct port *port, unsigned int queue, const struct batc
     count(&c->tx_frames, run.frames - bad);
     count(&c->tx_bytes, bytes);
     count(&c->tx_dropped[DROP_BAD_SLOT], bad);
-    count(&c->tx_dropped[DROP_RING_FULL], n - run.frames);
+    return run.frames;
+}
+
+static bool ring_want_room(struct port *port, unsigned int queue, bool on)
+{
+    struct ring_port *rp = to_ring_port(port);
+    struct rx_ring *rx = &rp->rx[queue % rp->region.config.rx_rings];
+    bool moved;
+
+    if (!on) {
+        for (unsigned int i = 0; i < rp->region.config.rx_rings; i++)
+            write_once(&rp->rx[i].ctl->valed.need_kick, 0);
+        return false;
+    }
+    write_once(&rx->ctl->valed.need_kick, 1);
+    atomic_thread_fence(memory_order_seq_cst);
+    pthread_mutex_lock(&rx->lock);
+    moved = load_acquire(&rx->ctl->client.head) != rx->looked_at;
+    pthread_mutex_unlock(&rx->lock);
+    return moved;
 }
 
 /* ------------------------------------------------------------------------------------------------ making and ending --- */
@@ -569,5 +597,6 @@ const struct port_ops ring_port_ops = {
     .consumed = ring_consumed,
     .want_kick = ring_want_kick,
     .egress = ring_egress,
+    .want_room = ring_want_room,
     .destroy = ring_destroy,
 };

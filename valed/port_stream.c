@@ -16,6 +16,7 @@
 #include "port_stream.h"
 
 #include "endpoint.h"
+#include "forward.h"
 #include "log.h"
 #include "qmp.h"
 #include "vswitch.h"
@@ -51,6 +52,7 @@ struct stream_port {
     uint8_t *buffer;
     uint32_t filled;   /* bytes in the buffer */
     uint32_t consumed; /* of these, in frames of the batch at hand */
+    uint32_t begin;    /* of its first frame: bad ones may lie before it */
 
     /* Egress: under the lock. */
     pthread_mutex_t lock;
@@ -78,12 +80,16 @@ static bool view_frames(struct stream_port *sp, struct batch *b, unsigned int bu
             return false;
         if (sp->filled - sp->consumed - LENGTH < len)
             break;
+        if (len < FRAME_LEN_MIN && b->frames)
+            break;
         sp->consumed += LENGTH + len;
         if (len < FRAME_LEN_MIN) {
+            sp->begin = sp->consumed;
             count(&sp->port.counters.rx_frames, 1);
             count(&sp->port.counters.rx_dropped[DROP_SHORT], 1);
             continue;
         }
+        b->end[b->frames] = sp->consumed;
         b->frame[b->frames++] = (struct frame){.first = b->segs, .segs = 1, .len = (uint16_t)len};
         b->seg[b->segs++] = (struct segment){.data = p + LENGTH, .len = len};
     }
@@ -99,7 +105,7 @@ static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned 
     ssize_t n;
 
     *seen = false;
-    sp->consumed = 0;
+    sp->consumed = sp->begin = 0;
     if (!peer)
         return 0;
     pthread_mutex_lock(&sp->lock);
@@ -115,10 +121,12 @@ static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned 
     return b->frames;
 }
 
-static void stream_consumed(struct ring *ring)
+static void stream_consumed(struct ring *ring, const struct batch *b, unsigned int n)
 {
     struct stream_port *sp = to_stream_port(ring->port);
 
+    if (n < b->frames)
+        sp->consumed = n ? b->end[n - 1] : sp->begin;
     sp->filled -= sp->consumed;
     memmove(sp->buffer, sp->buffer + sp->consumed, sp->filled);
     sp->consumed = 0;
@@ -215,7 +223,8 @@ static unsigned int send_frames(struct stream_port *sp, int fd, const struct bat
     return done;
 }
 
-static void stream_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+static unsigned int stream_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                                  unsigned int n)
 {
     struct stream_port *sp = to_stream_port(port);
     struct port_counters *c = &port->counters;
@@ -226,7 +235,7 @@ static void stream_egress(struct port *port, unsigned int queue, const struct ba
     (void)queue;
     if (!peer) {
         count(&c->tx_dropped[DROP_DOWN], n);
-        return;
+        return n;
     }
     pthread_mutex_lock(&sp->lock);
     while (done < n && flush_rest(sp, peer->fd)) {
@@ -242,7 +251,16 @@ static void stream_egress(struct port *port, unsigned int queue, const struct ba
         bytes += b->frame[order[k]].len;
     count(&c->tx_frames, done);
     count(&c->tx_bytes, bytes);
-    count(&c->tx_dropped[DROP_RING_FULL], n - done);
+    return done;
+}
+
+/* The socket says so by itself once it is asked, also when it has room already. */
+static bool stream_want_room(struct port *port, unsigned int queue, bool on)
+{
+    (void)queue;
+    if (on)
+        worker_want_room(&to_stream_port(port)->ring, true);
+    return false;
 }
 
 /* --------------------------------------------------------------------------------------------------- connection --- */
@@ -276,6 +294,7 @@ static void take_down(struct stream_port *sp)
     worker_set_kick(&sp->ring, -1);
     fdb_flush_port(&sp->port.sw->fdb, sp->port.index, false);
     qmp_event_port("PORT_DOWN", &sp->port, "closed by its peer");
+    forward_room(&sp->port); /* frames for it are dropped now */
     reclaim(free_peer, peer);
     reclaim(finish_down, sp);
 }
@@ -350,6 +369,7 @@ static const struct port_ops stream_port_ops = {
     .consumed = stream_consumed,
     .want_kick = stream_want_kick,
     .egress = stream_egress,
+    .want_room = stream_want_room,
     .close = stream_close,
     .destroy = stream_destroy,
 };

@@ -6,7 +6,7 @@
  * ways.
  *
  * INGRESS  The ring's worker reads frame behind frame into the port's own buffer, READS_MAX at most or until the next might
- * not fit, and views them there. The buffer is free again when the batch is consumed.
+ * not fit, and views them there. The buffer is free again when all of them are consumed.
  *
  * EGRESS  One writev per frame, straight from the source's views. Workers need no turns: the kernel takes each frame whole
  * or not at all.
@@ -16,6 +16,8 @@
  * then tells the control thread, through an eventfd, to close the port.
  */
 #include "port_tap.h"
+
+#include "worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,6 +43,8 @@ struct tap_port {
 
     /* The ring's worker. */
     uint8_t *buffer;
+    struct segment staged[READS_MAX]; /* frames in the buffer */
+    unsigned int first, count;        /* of these, those not consumed: first .. count - 1 */
     bool told_gone;
 };
 
@@ -51,16 +55,17 @@ static inline struct tap_port *to_tap_port(const struct port *port)
 
 /* ----------------------------------------------------------------------------------------------------------- ingress --- */
 
-/* Views what was read as the next frame, or counts why not. */
-static void view_frame(struct port *port, struct batch *b, const uint8_t *data, uint32_t len)
+/* Takes in what was read, or counts why not. */
+static void stage(struct tap_port *tp, const uint8_t *data, uint32_t len)
 {
-    if (len < FRAME_LEN_MIN || len > FRAME_LEN_MAX) {
-        count(&port->counters.rx_frames, 1);
-        count(&port->counters.rx_dropped[len < FRAME_LEN_MIN ? DROP_SHORT : DROP_TOO_LONG], 1);
+    struct port_counters *c = &tp->port.counters;
+
+    if (len >= FRAME_LEN_MIN && len <= FRAME_LEN_MAX) {
+        tp->staged[tp->count++] = (struct segment){.data = data, .len = len};
         return;
     }
-    b->frame[b->frames++] = (struct frame){.first = b->segs, .segs = 1, .len = (uint16_t)len};
-    b->seg[b->segs++] = (struct segment){.data = data, .len = len};
+    count(&c->rx_frames, 1);
+    count(&c->rx_dropped[len < FRAME_LEN_MIN ? DROP_SHORT : DROP_TOO_LONG], 1);
 }
 
 static void tell_gone(struct tap_port *tp)
@@ -70,13 +75,13 @@ static void tell_gone(struct tap_port *tp)
     tp->told_gone = tp->told_gone || write(tp->gone->watch.fd, &one, sizeof(one)) == sizeof(one);
 }
 
-static unsigned int tap_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+/* Fills the empty buffer. False: there was nothing to read. */
+static bool read_frames(struct tap_port *tp, unsigned int budget)
 {
-    struct tap_port *tp = to_tap_port(ring->port);
     unsigned int reads = 0;
     uint32_t at = 0;
 
-    *seen = false;
+    tp->first = tp->count = 0;
     while (reads < budget && reads < READS_MAX && at + READ_ROOM <= BUFFER) {
         ssize_t n = read(tp->fd, tp->buffer + at, READ_ROOM);
 
@@ -84,17 +89,29 @@ static unsigned int tap_ingress(struct ring *ring, struct batch *b, unsigned int
             tell_gone(tp);
         if (n <= 0)
             break;
-        view_frame(ring->port, b, tp->buffer + at, (uint32_t)n);
+        stage(tp, tp->buffer + at, (uint32_t)n);
         at += ((uint32_t)n + ALIGN - 1) / ALIGN * ALIGN;
         reads++;
     }
-    *seen = reads != 0;
+    return reads != 0;
+}
+
+static unsigned int tap_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
+{
+    struct tap_port *tp = to_tap_port(ring->port);
+
+    *seen = tp->first < tp->count || read_frames(tp, budget);
+    for (unsigned int i = tp->first; i < tp->count && b->frames < budget; i++) {
+        b->frame[b->frames++] = (struct frame){.first = b->segs, .segs = 1, .len = (uint16_t)tp->staged[i].len};
+        b->seg[b->segs++] = tp->staged[i];
+    }
     return b->frames;
 }
 
-static void tap_consumed(struct ring *ring)
+static void tap_consumed(struct ring *ring, const struct batch *b, unsigned int n)
 {
-    (void)ring;
+    (void)b;
+    to_tap_port(ring->port)->first += n;
 }
 
 /* The tap is watched edge-triggered, and the last read found nothing: the next frame is an edge. */
@@ -128,17 +145,21 @@ static unsigned int write_frame(int fd, const struct batch *b, const struct fram
     }
 }
 
-static void tap_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+static unsigned int tap_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                               unsigned int n)
 {
     struct port_counters *c = &port->counters;
     unsigned int dropped[DROP_REASONS + 1] = {0}; /* the last: not dropped */
+    unsigned int k = 0;
     uint64_t bytes = 0;
 
     (void)queue;
-    for (unsigned int k = 0; k < n; k++) {
+    for (; k < n; k++) {
         const struct frame *f = &b->frame[order[k]];
         unsigned int drop = write_frame(to_tap_port(port)->fd, b, f);
 
+        if (drop == DROP_RING_FULL)
+            break;
         dropped[drop]++;
         bytes += drop == DROP_REASONS ? f->len : 0;
     }
@@ -146,6 +167,16 @@ static void tap_egress(struct port *port, unsigned int queue, const struct batch
     count(&c->tx_bytes, bytes);
     for (unsigned int i = 0; i < DROP_REASONS; i++)
         count(&c->tx_dropped[i], dropped[i]);
+    return k;
+}
+
+/* The device says so by itself once it is asked, also when it has room already. */
+static bool tap_want_room(struct port *port, unsigned int queue, bool on)
+{
+    (void)queue;
+    if (on)
+        worker_want_room(&to_tap_port(port)->ring, true);
+    return false;
 }
 
 /* ------------------------------------------------------------------------------------------------ making and ending --- */
@@ -194,6 +225,7 @@ static const struct port_ops tap_port_ops = {
     .consumed = tap_consumed,
     .want_kick = tap_want_kick,
     .egress = tap_egress,
+    .want_room = tap_want_room,
     .destroy = tap_destroy,
 };
 

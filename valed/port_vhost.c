@@ -104,32 +104,39 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
 
     count(&c->bad_head, broken);
     *seen = left != 0;
-    tx->taken = 0;
+    tx->taken = tx->begin = 0;
     tx->batch_map = m;
     while (left-- && tx->taken < budget && weight < budget && b->segs < BATCH_MAX) {
         int head = virtq_head(m, tx->q.next_avail);
         unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
 
+        if (drop != DROP_REASONS && b->frames)
+            break;
         tx->q.next_avail++;
         tx->head[tx->taken++] = (uint16_t)(head < 0 ? 0 : head);
         if (drop == DROP_REASONS) {
             weight += offload_weight(b, b->frames);
-            b->frames++;
+            b->end[b->frames++] = tx->taken;
         } else {
             count(&c->rx_frames, 1);
             count(&c->rx_dropped[drop], 1);
+            tx->begin = tx->taken;
         }
     }
     return b->frames;
 }
 
-static void vhost_consumed(struct ring *ring)
+static void vhost_consumed(struct ring *ring, const struct batch *b, unsigned int n)
 {
     struct vhost_tx *tx = to_vhost_tx(ring);
     const struct virtq_map *m = tx->batch_map; /* of ingress: it may have been replaced, but is not gone before the batch */
-    uint16_t from = tx->q.used;
+    uint16_t from = tx->q.used, done = tx->taken;
 
-    tx->q.used = (uint16_t)(from + tx->taken);
+    if (n < b->frames)
+        done = n ? (uint16_t)b->end[n - 1] : tx->begin;
+    tx->q.next_avail = (uint16_t)(tx->q.next_avail - (tx->taken - done));
+    tx->taken = done;
+    tx->q.used = (uint16_t)(from + done);
     for (uint16_t i = 0; i < tx->taken; i++)
         virtq_use(m, (uint16_t)(from + i), tx->head[i], 0);
     if (virtq_publish(m, from, tx->q.used))
@@ -218,6 +225,7 @@ static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct vir
     run->lease = NULL;
     pthread_mutex_lock(&rx->lock);
     left = virtq_available(m, rx->q.next_avail, &broken);
+    rx->looked_at = (uint16_t)(rx->q.next_avail + left);
     count(&vp->port.counters.bad_head, broken);
     for (unsigned int k = 0; k < n; k++) {
         if (!take_chains(rx, m, run, m->header + (uint32_t)b->frame[order[k]].len, (uint16_t)(left - run->chains)))
@@ -315,23 +323,27 @@ static bool has_buffers(struct vhost_rx *rx, const struct virtq_map *m)
     return any;
 }
 
-static void vhost_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order, unsigned int n)
+/* The queue for frames of a sender's ring. The guest may use fewer than there are. */
+static struct vhost_rx *rx_of(struct vhost_port *vp, unsigned int queue)
+{
+    struct vhost_rx *rx = &vp->rx[queue % vp->pairs];
+
+    return atomic_load_explicit(&rx->q.map, memory_order_acquire) ? rx : &vp->rx[0];
+}
+
+static unsigned int vhost_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                                 unsigned int n)
 {
     struct vhost_port *vp = to_vhost_port(port);
     struct port_counters *c = &port->counters;
-    struct vhost_rx *rx = &vp->rx[queue % vp->pairs];
+    struct vhost_rx *rx = rx_of(vp, queue);
     struct virtq_map *m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
     unsigned int done = 0, step = 1, too_large = 0;
     uint64_t bytes = 0;
 
     if (!m) {
-        /* The guest may use fewer queues than there are. */
-        rx = &vp->rx[0];
-        m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
-    }
-    if (!m) {
         count(&c->tx_dropped[DROP_DOWN], n);
-        return;
+        return n;
     }
     while (done < n && step) {
         step = deliver_run(vp, rx, m, b, order + done, n - done, &bytes);
@@ -344,7 +356,27 @@ static void vhost_egress(struct port *port, unsigned int queue, const struct bat
     count(&c->tx_frames, done - too_large);
     count(&c->tx_bytes, bytes);
     count(&c->tx_dropped[DROP_TOO_LARGE], too_large);
-    count(&c->tx_dropped[DROP_RING_FULL], n - done);
+    return done;
+}
+
+static bool vhost_want_room(struct port *port, unsigned int queue, bool on)
+{
+    struct vhost_port *vp = to_vhost_port(port);
+    unsigned int first = on ? queue : 0, last = on ? queue : vp->pairs - 1;
+    bool moved = false, broken;
+
+    for (unsigned int i = first; i <= last; i++) {
+        struct vhost_rx *rx = rx_of(vp, i);
+        struct virtq_map *m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
+
+        if (!m)
+            continue; /* it is down, and takes everything to drop it */
+        pthread_mutex_lock(&rx->lock);
+        virtq_want_kick(m, rx->looked_at, on);
+        moved = virtq_available(m, rx->looked_at, &broken) != 0;
+        pthread_mutex_unlock(&rx->lock);
+    }
+    return on && moved;
 }
 
 const struct port_ops vhost_port_ops = {
@@ -353,6 +385,7 @@ const struct port_ops vhost_port_ops = {
     .consumed = vhost_consumed,
     .want_kick = vhost_want_kick,
     .egress = vhost_egress,
+    .want_room = vhost_want_room,
     .close = vhost_port_close,
     .destroy = vhost_port_destroy,
 };

@@ -19,9 +19,9 @@ json_t *query_switch(const struct vswitch *sw)
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return json_pack("{s:s, s:i, s:i, s:b, s:b, s:i, s:i}", "name", sw->name, "ports", (int)sw->port_count, "stations",
+    return json_pack("{s:s, s:i, s:i, s:b, s:b, s:i, s:i, s:s, s:i}", "name", sw->name, "ports", (int)sw->port_count, "stations",
                      (int)fdb_count(&sw->fdb, (uint32_t)now.tv_sec), "p2p", (int)sw->p2p, "kept", sw->kept, "age",
-                     (int)sw->fdb.age, "cap", (int)sw->fdb.cap);
+                     (int)sw->fdb.age, "cap", (int)sw->fdb.cap, "overflow", sw->waits ? "wait" : "drop", "wait-limit", (int)sw->wait_ms);
 }
 
 json_t *query_switches(void)

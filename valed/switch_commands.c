@@ -4,11 +4,14 @@
 
 #include "query.h"
 #include "vswitch.h"
+#include "worker.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+#define WAIT_MS_MAX 10000
 
 static json_t *refuse(const char **error, const char *line)
 {
@@ -34,19 +37,35 @@ static bool is_switch_name(const char *name)
            vale_name_parse(port, &parsed, &err) == 0 && strcmp(parsed.sw, name) == 0;
 }
 
+/* overflow: NULL, or drop or wait; wait: milliseconds, or -1. */
+static void set_overflow(struct vswitch *sw, const char *overflow, int wait)
+{
+    if (overflow)
+        sw->waits = strcmp(overflow, "wait") == 0;
+    if (wait > 0)
+        sw->wait_ms = (unsigned int)wait;
+    atomic_store(&sw->wait_limit, sw->waits ? sw->wait_ms * 1000ull : 0);
+    workers_retry(UINT64_MAX);
+}
+
 json_t *switch_set(json_t *arguments, const char **error)
 {
-    int p2p = -1, keep = -1, age = -1, cap = -1;
+    int p2p = -1, keep = -1, age = -1, cap = -1, wait = -1;
+    const char *overflow = NULL;
     struct vswitch *sw;
     const char *name;
 
-    if (json_unpack(arguments, "{s:s, s?b, s?b, s?i, s?i !}", "name", &name, "p2p", &p2p, "keep", &keep, "age", &age, "cap",
-                    &cap) != 0)
-        return refuse(error, "switch-set takes name, and perhaps p2p, keep, age, cap");
+    if (json_unpack(arguments, "{s:s, s?b, s?b, s?i, s?i, s?s, s?i !}", "name", &name, "p2p", &p2p, "keep", &keep, "age", &age,
+                    "cap", &cap, "overflow", &overflow, "wait-limit", &wait) != 0)
+        return refuse(error, "switch-set takes name, and perhaps p2p, keep, age, cap, overflow, wait-limit");
     if (!is_switch_name(name))
         return refuse(error, "not the name of a switch: vale and up to 11 letters, digits and _");
     if (age == 0 || cap == 0 || age < -1 || cap < -1)
         return refuse(error, "age (seconds) and cap (stations of one port) are at least 1");
+    if (overflow && strcmp(overflow, "drop") != 0 && strcmp(overflow, "wait") != 0)
+        return refuse(error, "overflow is drop or wait");
+    if (wait == 0 || wait < -1 || wait > WAIT_MS_MAX)
+        return refuse(error, "wait-limit is a number of milliseconds from 1 to 10000");
     sw = vswitch_get(name);
     if (!sw)
         return refuse(error, "there are --max-bridges switches already");
@@ -59,6 +78,7 @@ json_t *switch_set(json_t *arguments, const char **error)
         atomic_store(&sw->fdb.age, (uint32_t)age);
     if (cap > 0)
         atomic_store(&sw->fdb.cap, (uint32_t)cap);
+    set_overflow(sw, overflow, wait);
     sw->kept = keep != 0; /* what is set up stays, unless told otherwise */
     vswitch_release(sw);
     return json_object();

@@ -53,6 +53,7 @@ struct vhost_tx {
     struct vhost_queue q;
     struct virtq_map *batch_map; /* of the batch at hand */
     uint16_t taken;              /* its chains */
+    uint16_t begin;              /* chains before its first frame: bad ones */
     uint16_t head[BATCH_MAX];
 };
 
@@ -60,6 +61,7 @@ struct vhost_rx {
     pthread_mutex_t lock;
     struct vhost_queue q;
     uint16_t reserved; /* used elements reserved; q.used counts those published */
+    uint16_t looked_at; /* the guest's index when a worker looked for room last */
     struct vhost_lease lease[VIRTQ_SIZE_MAX]; /* by the first element of its run; touched as far as the queue is long */
 };
 

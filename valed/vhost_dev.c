@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The device behind a vhost-user port: its sockets, and starting and stopping its queues. */
+#include "forward.h"
 #include "log.h"
 #include "qmp.h"
 #include "vhost.h"
@@ -181,6 +182,8 @@ static void reset_queue(struct vhost_port *vp, unsigned int index)
 
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, -1);
+    else
+        worker_set_room_kick(&vp->tx[index / 2].ring, q->kick_fd, -1);
     close_fd(&q->kick_fd);
     close_fd(&q->call_fd);
     q->size = 0;
@@ -217,6 +220,7 @@ static void hang_up(struct vhost_port *vp, const char *reason)
         qmp_event_port("PORT_DOWN", &vp->port, reason);
     }
     vhost_dev_update(vp, finish_stop);
+    forward_room(&vp->port); /* frames for it are dropped now */
 }
 
 static struct port_watch *new_watch(struct vhost_port *vp, int fd)

@@ -360,6 +360,8 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
         return BROKEN;
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, fd);
+    else
+        worker_set_room_kick(&vp->tx[index / 2].ring, q->kick_fd, fd);
     if (q->kick_fd >= 0)
         close(q->kick_fd);
     q->kick_fd = fd;

@@ -47,6 +47,7 @@ static struct vswitch *vswitch_create(const char *name)
         return NULL;
     }
     strcpy(sw->name, name);
+    sw->wait_ms = WAIT_MS;
     *end = sw;
     qmp_event_switch("SWITCH_ADDED", sw);
     return sw;

@@ -13,10 +13,15 @@
 
 #define SWITCH_PORTS 254 /* indexes 0..253 */
 
+#define WAIT_MS 20 /* by default */
+
 struct vswitch {
     char name[VALE_SWITCH_MAX];
     struct fdb fdb;
     _Atomic bool p2p; /* a link of two ports: no learning, everything passes */
+    bool waits;       /* for room, instead of dropping: */
+    unsigned int wait_ms; /* for so long */
+    _Atomic uint64_t wait_limit; /* the same for workers: microseconds, 0: drop at once */
     bool kept;        /* set up by management: stays without ports */
     _Atomic unsigned int port_limit; /* one more than the highest index in use */
     unsigned int port_count;

@@ -38,6 +38,9 @@ struct worker {
 
     struct ring **active;
     unsigned int active_count;
+    struct ring **parked; /* rings that wait for room; at their position parked_at */
+    unsigned int parked_count;
+    _Atomic bool retry; /* somebody has made room */
     unsigned int budget;
     struct batch *batch;
 
@@ -63,11 +66,29 @@ static void notice(void)
         log_warn("cannot wake the control thread: %s", strerror(errno));
 }
 
+static void park(struct worker *w, struct ring *ring)
+{
+    ring->parked = true;
+    ring->parked_at = w->parked_count;
+    w->parked[w->parked_count++] = ring;
+}
+
+static void unpark(struct worker *w, struct ring *ring)
+{
+    struct ring *last = w->parked[--w->parked_count];
+
+    ring->parked = false;
+    w->parked[ring->parked_at] = last;
+    last->parked_at = ring->parked_at;
+}
+
 static void activate(struct worker *w, struct ring *ring)
 {
     /* A kick may come after the ring has gone: its client holds the descriptor still. */
     if (ring->active || atomic_load_explicit(&ring->state, memory_order_relaxed) == RING_GONE)
         return;
+    if (ring->parked)
+        unpark(w, ring);
     ring->active = true;
     ring->empty_since = 0;
     ring->port->ops->want_kick(ring, false);
@@ -115,23 +136,25 @@ static void read_events(struct worker *w, int timeout)
         if (ring && __atomic_load_n(&ring->worker, __ATOMIC_RELAXED) == w) {
             count(&ring->port->counters.kicks, 1);
             activate(w, ring);
+            forward_room(ring->port);
         }
     }
 }
 
 /* One budget of frames from one ring. False when it had none. */
-static bool serve(struct worker *w, struct ring *ring, uint32_t now)
+static bool serve(struct worker *w, struct ring *ring, uint64_t now)
 {
     const struct port_ops *ops = ring->port->ops;
+    unsigned int done = 0;
     bool seen = false;
 
     w->batch->frames = 0;
     w->batch->segs = 0;
     w->batch->needs = 0;
     if (ops->ingress(ring, w->batch, w->budget, &seen))
-        forward_batch(ring, w->batch, now);
+        done = forward_batch(ring, w->batch, now);
     if (seen)
-        ops->consumed(ring);
+        ops->consumed(ring, w->batch, done);
     return seen;
 }
 
@@ -165,11 +188,47 @@ static void drain(struct worker *w, unsigned int i, bool empty)
     notice();
 }
 
+/* A ring that is held up goes aside, unless room has come meanwhile. */
+static void wait_for_room(struct worker *w, unsigned int i)
+{
+    struct ring *ring = w->active[i];
+
+    if (forward_want_room(ring))
+        return;
+    deactivate(w, i);
+    park(w, ring);
+}
+
+/* How long the worker may sleep for its parked rings: milliseconds, at least 1; -1 for ever. */
+static int patience(const struct worker *w, uint64_t now)
+{
+    uint64_t first = UINT64_MAX;
+
+    for (unsigned int i = 0; i < w->parked_count; i++) {
+        uint64_t deadline = forward_deadline(w->parked[i]);
+
+        first = deadline < first ? deadline : first;
+    }
+    if (first == UINT64_MAX)
+        return -1;
+    return first <= now ? 1 : (int)((first - now + 999) / 1000);
+}
+
+/* Tries those again that have waited for long enough, or all when there may be room. */
+static void end_waits(struct worker *w, uint64_t now)
+{
+    bool all = atomic_load_explicit(&w->retry, memory_order_relaxed) && atomic_exchange(&w->retry, false);
+
+    for (unsigned int i = w->parked_count; i-- > 0;)
+        if (all || forward_deadline(w->parked[i]) <= now)
+            activate(w, w->parked[i]);
+}
+
 static void serve_all(struct worker *w, uint64_t now)
 {
     for (unsigned int i = w->active_count; i-- > 0;) {
         struct ring *ring = w->active[i];
-        bool seen = serve(w, ring, (uint32_t)(now / 1000000));
+        bool seen = serve(w, ring, now);
 
         if (seen) {
             ring->empty_since = 0;
@@ -179,6 +238,8 @@ static void serve_all(struct worker *w, uint64_t now)
             drain(w, i, !seen);
         else if (!seen)
             rest(w, i, now);
+        else if (forward_is_blocked(ring))
+            wait_for_room(w, i);
     }
 }
 
@@ -199,13 +260,17 @@ static void *worker_main(void *arg)
         uint64_t now = now_us();
 
         if (w->active_count == 0) {
+            int timeout = patience(w, now);
+
             atomic_fetch_add(&w->phase, 1); /* asleep: holding nothing */
             atomic_fetch_add_explicit(&w->sleeps, 1, memory_order_relaxed);
-            read_events(w, -1);
+            read_events(w, timeout);
             last_epoll = now = now_us();
+            end_waits(w, now);
         } else if (now - last_epoll >= EPOLL_INTERVAL) {
             read_events(w, 0);
             last_epoll = now;
+            end_waits(w, now);
         }
         if (atomic_load_explicit(&w->mailbox, memory_order_relaxed))
             read_mailbox(w);
@@ -238,6 +303,12 @@ static void post(struct worker *w, struct ring *ring)
     wake(w);
 }
 
+/* A list of rings: reserved, not touched; a page is used per 512 of them. */
+static struct ring **reserve_list(void)
+{
+    return mmap(NULL, RINGS_MAX * sizeof(struct ring *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
 static int worker_init(struct worker *w, unsigned int index, unsigned int budget)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_ID};
@@ -249,9 +320,9 @@ static int worker_init(struct worker *w, unsigned int index, unsigned int budget
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     w->batch = malloc(sizeof(*w->batch));
-    /* Reserved, not touched: a page is used per 512 active rings. */
-    w->active = mmap(NULL, RINGS_MAX * sizeof(*w->active), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (w->epoll_fd < 0 || w->wake_fd < 0 || !w->batch || w->active == MAP_FAILED)
+    w->active = reserve_list();
+    w->parked = reserve_list();
+    if (w->epoll_fd < 0 || w->wake_fd < 0 || !w->batch || w->active == MAP_FAILED || w->parked == MAP_FAILED)
         return -ENOMEM;
     if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->wake_fd, &ev) < 0)
         return -errno;
@@ -319,6 +390,7 @@ void workers_stop(void)
         close(workers[i].wake_fd);
         free(workers[i].batch);
         munmap(workers[i].active, RINGS_MAX * sizeof(*workers[i].active));
+        munmap(workers[i].parked, RINGS_MAX * sizeof(*workers[i].parked));
     }
     worker_count = 0;
     close(notice_fd);
@@ -345,6 +417,7 @@ int worker_add_ring(struct ring *ring)
     ring->id = id;
     ring->worker = w;
     ring->last_src = ring->last_dst = UINT64_MAX;
+    ring->blocked_on = BLOCKED_NONE;
     atomic_store(&ring->state, RING_LIVE);
     atomic_store(&ring_table[id], ring);
     ring->kick_fd = -1;
@@ -357,6 +430,31 @@ int worker_add_ring(struct ring *ring)
     }
     w->rings++;
     return 0;
+}
+
+void worker_set_room_kick(struct ring *ring, int old, int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = ring->id};
+
+    if (old >= 0 && ring->worker)
+        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, old, NULL);
+    if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+        log_debug("%s: cannot watch for room: %s", ring->port->name.full, strerror(errno));
+}
+
+uint64_t worker_bit(const struct ring *ring)
+{
+    return 1ull << ring->worker->index;
+}
+
+void workers_retry(uint64_t set)
+{
+    for (unsigned int i = 0; i < worker_count; i++) {
+        if (set & 1ull << i) {
+            atomic_store(&workers[i].retry, true);
+            wake(&workers[i]);
+        }
+    }
 }
 
 int worker_set_kick(struct ring *ring, int fd)

@@ -7,6 +7,9 @@
  * frame: kicks on, full fence, one more look. A worker whose list is empty sleeps in epoll; a busy one looks at epoll every
  * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No timers, no ticks.
  *
+ * WAITING FOR ROOM  On a switch that waits, a ring whose first frame finds no room is parked: off the active list, woken by
+ * who makes room (forward.h), or when the wait-limit is over, to drop.
+ *
  * A worker never waits for the control thread. What the control thread wants from it comes as rings in a lock-free mailbox.
  *
  * RECLAIMING MEMORY (quiescent-state-based reclamation)
@@ -40,11 +43,20 @@ int worker_add_ring(struct ring *ring);
 /* Changes the descriptor that wakes the worker for a ring; -1: none. 0 or -errno. */
 int worker_set_kick(struct ring *ring, int fd);
 
+/* Also wakes the worker for a ring by fd, which stands for room in its port, instead of by old; -1: none. */
+void worker_set_room_kick(struct ring *ring, int old, int fd);
+
 /* Also wakes the worker for a ring when its descriptor can be written, or does not any more. Any thread. */
 void worker_want_room(struct ring *ring, bool on);
 
 /* Has the worker look at a ring, as a kick would. */
 void worker_poke_ring(struct ring *ring);
+
+/* The bit of the ring's worker in a set of workers. */
+uint64_t worker_bit(const struct ring *ring);
+
+/* Has these workers try their parked rings again. Any thread. */
+void workers_retry(uint64_t set);
 
 /* Asks the ring's worker to forward what is published and let go: RING_GONE follows, and a notice. */
 void worker_drain_ring(struct ring *ring);
