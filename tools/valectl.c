@@ -49,6 +49,8 @@ static const char help[] =
     "      --null                    takes all frames and keeps none\n"
     "  del PORT                      remove a port\n"
     "  set SWITCH|PORT KEY=VALUE...  change settings, such as p2p=on\n"
+    "  set workerN KEY=VALUE...      cpu=2 pins it, port=vale1:a gives it that port's rings\n"
+    "  set KEY=VALUE...              parameters of valed: bridge_batch, max_bridges, verbose, busy_poll\n"
     "  fdb SWITCH                    stations and the ports they are on\n"
     "  fdb add PORT MAC              a station that stays there\n"
     "  fdb del SWITCH MAC            forget a station\n"
@@ -278,13 +280,32 @@ static json_t *parse_value(const char *text)
     return end != text && *end == '\0' && isfinite(real) ? json_real(real) : json_string(text);
 }
 
+/* Whose settings are meant: the command for them; its arguments say so then. */
+static const char *settings_of(const char *what, json_t *arguments)
+{
+    int worker, end = 0;
+
+    if (strchr(what, '=') != NULL) {
+        return "parameter-set";
+    }
+    if (sscanf(what, "worker%d%n", &worker, &end) == 1 && what[end] == '\0') {
+        json_object_set_new(arguments, "worker", json_integer(worker));
+        return "worker-set";
+    }
+    if (strchr(what, ':') != NULL) {
+        json_object_set_new(arguments, "name", json_string(port_name(what).full));
+        return "port-set";
+    }
+    json_object_set_new(arguments, "name", json_string(what));
+    return "switch-set";
+}
+
 static void run_set(struct qmp_client *qmp, const struct options *o, char **args)
 {
-    bool is_port = strchr(args[0], ':') != NULL;
     json_t *arguments = json_object(), *result;
+    const char *command = settings_of(args[0], arguments);
 
-    json_object_set_new(arguments, "name", json_string(is_port ? port_name(args[0]).full : args[0]));
-    for (char **arg = args + 1; *arg != NULL; arg++) {
+    for (char **arg = strchr(args[0], '=') ? args : args + 1; *arg != NULL; arg++) {
         char *equals = strchr(*arg, '=');
 
         if (equals == NULL || equals == *arg) {
@@ -293,7 +314,7 @@ static void run_set(struct qmp_client *qmp, const struct options *o, char **args
         *equals = '\0';
         json_object_set_new(arguments, *arg, parse_value(equals + 1));
     }
-    result = execute(qmp, is_port ? "port-set" : "switch-set", arguments);
+    result = execute(qmp, command, arguments);
     if (o->json) {
         show_json(result);
     }
@@ -347,7 +368,7 @@ static const struct command {
     {"list", 0, 1, 0, run_list},      {"show", 1, 1, 0, run_show},
     {"stats", 0, 1, 0, run_stats},    {"top", 0, 1, GIVEN_TOP, run_top},
     {"del", 1, 1, 0, run_del},        {"add", 1, 1, GIVEN_KIND | GIVEN_PEER, run_add},
-    {"set", 2, INT_MAX, 0, run_set},  {"fdb", 1, 3, 0, run_fdb},
+    {"set", 1, INT_MAX, 0, run_set},  {"fdb", 1, 3, 0, run_fdb},
 };
 
 enum {

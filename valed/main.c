@@ -35,6 +35,7 @@
 #include "port_tap.h"
 #include "qmp.h"
 #include "rundir.h"
+#include "tuning.h"
 #include "vhost.h"
 #include "vswitch.h"
 #include "watch.h"
@@ -137,6 +138,7 @@ static void take_notice(void)
     if (read(notice_watch.fd, &n, sizeof(n)) < 0)
         return;
     vhost_check_memory();
+    workers_finish_moves();
 }
 
 static void handle_event(struct watch *w, uint32_t events)
@@ -250,12 +252,13 @@ static void start(void)
 
     rundir_enter();
     raise_fd_limit();
+    tuning_start();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
     if (spare_fd < 0)
         fatal(1, "epoll: %s", strerror(errno));
     block_signals();
-    err = workers_start(options.workers, options.cpus, options.bridge_batch);
+    err = workers_start(options.workers, options.cpus);
     if (err)
         fatal(err == -EINVAL ? 2 : 1, "cannot start %u workers%s%s: %s", options.workers, options.cpus ? " on CPUs " : "",
               options.cpus ? options.cpus : "", strerror(-err));

@@ -4,14 +4,16 @@
 
 #include "batch.h"
 #include "log.h"
+#include "tuning.h"
 #include "version.h"
 #include "worker.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-struct options options = {.workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .ready_fd = -1};
+struct options options = {.workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .ready_fd = -1};
 
 static const char usage[] =
     "usage: valed [options]\n"
@@ -26,6 +28,7 @@ static const char usage[] =
     "  --linger SECONDS      end when there was no port and no client for so long [0: never]\n"
     "  --bridge-batch N      most frames of one batch [1024]\n"
     "  --max-bridges N       most switches [1024]\n"
+    "  --busy-poll US        poll a ring for so long after its last frames [auto: 50 with CPUs to spare, else 0]\n"
     "  --ready-fd FD         write a line there when the sockets listen\n"
     "  -v, --verbose         log ports that come and go; twice: more\n"
     "  -V, --version\n"
@@ -43,7 +46,7 @@ static unsigned int number(const char *option, const char *text, unsigned long l
     return (unsigned int)n;
 }
 
-enum { OPT_RUNDIR = 256, OPT_GROUP, OPT_WORKERS, OPT_CPUS, OPT_LINGER, OPT_BATCH, OPT_BRIDGES, OPT_READY };
+enum { OPT_RUNDIR = 256, OPT_GROUP, OPT_WORKERS, OPT_CPUS, OPT_LINGER, OPT_BATCH, OPT_BRIDGES, OPT_BUSY, OPT_READY };
 
 static const struct option long_options[] = {
     {"rundir", required_argument, NULL, OPT_RUNDIR},
@@ -53,6 +56,7 @@ static const struct option long_options[] = {
     {"linger", required_argument, NULL, OPT_LINGER},
     {"bridge-batch", required_argument, NULL, OPT_BATCH},
     {"max-bridges", required_argument, NULL, OPT_BRIDGES},
+    {"busy-poll", required_argument, NULL, OPT_BUSY},
     {"ready-fd", required_argument, NULL, OPT_READY},
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
@@ -70,6 +74,7 @@ static void apply(int opt, const char *arg)
     case OPT_LINGER: options.linger = number("linger", arg, 0, 1000000); break;
     case OPT_BATCH: options.bridge_batch = number("bridge-batch", arg, 1, BATCH_MAX); break;
     case OPT_BRIDGES: options.max_bridges = number("max-bridges", arg, 1, 65536); break;
+    case OPT_BUSY: options.busy_poll = strcmp(arg, "auto") ? (int)number("busy-poll", arg, 0, BUSY_POLL_MAX) : -1; break;
     case OPT_READY: options.ready_fd = (int)number("ready-fd", arg, 0, 1 << 20); break;
     case 'v': options.verbose++; break;
     case 'V': puts("valed " VALE_VERSION); exit(0);
@@ -86,5 +91,4 @@ void options_parse(int argc, char **argv)
         apply(opt, optarg);
     if (optind < argc)
         fatal(2, "%s: valed takes no arguments; try valed --help", argv[optind]);
-    log_set_level(options.verbose > 1 ? LOG_DEBUG : options.verbose ? LOG_INFO : LOG_WARN);
 }

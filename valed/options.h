@@ -13,6 +13,7 @@ struct options {
     unsigned int linger;       /* seconds without ports and clients before valed ends; 0: never */
     unsigned int bridge_batch; /* frames of one batch */
     unsigned int max_bridges;  /* switches */
+    int busy_poll;             /* microseconds; -1: as the machine has CPUs to spare */
     int ready_fd;              /* gets a line when the sockets listen; -1: nobody waits */
     int verbose;
 };

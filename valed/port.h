@@ -78,6 +78,8 @@ enum ring_state {
     RING_LIVE,
     RING_DRAINING, /* set by the control thread: forward what is published, then let go */
     RING_GONE,     /* set by the worker: it will not touch this ring again */
+    RING_LEAVING,  /* set by the control thread: let go, another worker gets it */
+    RING_AWAY,     /* set by the worker: done so. LIVE again, or DRAINING, when the other has it */
 };
 
 /* Ingress of one ring. Everything but state and mail_next belongs to its worker. */
@@ -86,9 +88,14 @@ struct ring {
     struct worker *worker;
     unsigned int index; /* among the port's rings */
     unsigned int id;    /* in the table of all rings; what epoll carries */
+    bool dealt;         /* worker is its own, and not just who would answer for it before it first gets a kick_fd */
     int kick_fd;        /* readable, edge-triggered, when the client kicks */
+    int room_fd;        /* the same, when it has made room; -1: kick_fd says that too */
+    bool room_wanted;   /* kick_fd is also watched for being writable */
     _Atomic int state;
     struct ring *mail_next; /* while in the worker's mailbox */
+    struct ring *next_moving; /* while LEAVING or AWAY: */
+    struct worker *moves_to;
     _Atomic bool mailed;
 
     bool active;               /* on the worker's active list */

@@ -98,6 +98,14 @@ static bool view_frames(struct stream_port *sp, struct batch *b, unsigned int bu
 
 static bool flush_rest(struct stream_port *sp, int fd);
 
+/* Asks for no more word of room, unless somebody waits for it. In this order: who comes to wait sets himself down first. */
+static void room_came(struct stream_port *sp)
+{
+    worker_want_room(&sp->ring, false);
+    if (atomic_load(&sp->port.waiting))
+        worker_want_room(&sp->ring, true);
+}
+
 static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
 {
     struct stream_port *sp = to_stream_port(ring->port);
@@ -110,7 +118,7 @@ static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned 
         return 0;
     pthread_mutex_lock(&sp->lock);
     if (sp->rest_len && flush_rest(sp, peer->fd))
-        worker_want_room(ring, false);
+        room_came(sp);
     pthread_mutex_unlock(&sp->lock);
     n = recv(peer->fd, sp->buffer + sp->filled, BUFFER - sp->filled, MSG_DONTWAIT);
     if (n > 0)

@@ -8,6 +8,7 @@
 #include "main.h"
 #include "query.h"
 #include "switch_commands.h"
+#include "tuning.h"
 #include "version.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -152,6 +153,21 @@ static json_t *cmd_ports(json_t *arguments, const char **error)
     return list;
 }
 
+static json_t *cmd_stats(json_t *arguments, const char **error)
+{
+    const char *name = NULL;
+    json_t *stats;
+
+    if (arguments && json_unpack(arguments, "{s?s !}", "switch", &name) != 0) {
+        *error = "query-stats takes one argument, switch: the name of a switch";
+        return NULL;
+    }
+    stats = query_stats(name);
+    if (!stats)
+        *error = "no such switch; query-switches lists them";
+    return stats;
+}
+
 static json_t *cmd_workers(json_t *arguments, const char **error)
 {
     (void)arguments, (void)error;
@@ -205,6 +221,8 @@ static const struct command commands[] = {
     {"query-version", cmd_version}, {"query-commands", cmd_commands}, {"query-switches", cmd_switches},
     {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
     {"port-del", control_port_del}, {"switch-set", switch_set},
+    {"query-parameters", tuning_query}, {"parameter-set", tuning_set}, {"worker-set", tuning_worker},
+    {"query-stats", cmd_stats},
     {"query-fdb", fdb_query},       {"fdb-add", fdb_add},             {"fdb-del", fdb_del},
     {"fdb-flush", fdb_flush},       {"getfd", cmd_getfd},
     {"closefd", cmd_closefd},       {"quit", cmd_quit},

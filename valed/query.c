@@ -4,7 +4,9 @@
 
 #include "version.h"
 #include "vswitch.h"
+#include "worker.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -60,6 +62,17 @@ static json_t *segmented(const struct port_counters *c)
     return object;
 }
 
+/* Which worker serves each ring. */
+static json_t *ring_workers(const struct port *port)
+{
+    json_t *list = json_array();
+
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        if (port->ring[i]->dealt)
+            json_array_append_new(list, json_integer(worker_of(port->ring[i])));
+    return list;
+}
+
 json_t *query_port(const struct port *port)
 {
     const struct port_counters *c = &port->counters;
@@ -78,6 +91,7 @@ json_t *query_port(const struct port *port)
     json_object_set_new(tx, "bytes", number(&c->tx_bytes));
     json_object_set_new(tx, "dropped", drops(c->tx_dropped));
     json_object_set_new(tx, "segmented", segmented(c));
+    json_object_set_new(object, "workers", ring_workers(port));
     json_object_set_new(object, "rx", rx);
     json_object_set_new(object, "tx", tx);
     json_object_set_new(object, "kicks", number(&c->kicks));
@@ -98,4 +112,46 @@ json_t *query_ports(const char *switch_name)
             if (sw->ports[i])
                 json_array_append_new(list, query_port(sw->ports[i]));
     return list;
+}
+
+/* tx.dropped.ring_full: 5, and so on, for all numbers in an object. */
+static void flatten(json_t *flat, const char *prefix, json_t *object)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(object, key, value) {
+        char name[64];
+
+        snprintf(name, sizeof(name), "%s%s%s", prefix, prefix[0] ? "." : "", key);
+        if (json_is_object(value))
+            flatten(flat, name, value);
+        else if (json_is_integer(value))
+            json_object_set(flat, name, value);
+    }
+}
+
+json_t *query_stats(const char *switch_name)
+{
+    json_t *ports = query_ports(switch_name), *list = json_array(), *port;
+    struct timespec now;
+    size_t i;
+
+    if (!ports) {
+        json_decref(list);
+        return NULL;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    json_array_foreach(ports, i, port) {
+        json_t *flat = json_object();
+
+        json_object_set(flat, "name", json_object_get(port, "name"));
+        json_object_del(port, "peer");
+        json_object_del(port, "index");
+        json_object_del(port, "rings");
+        flatten(flat, "", port);
+        json_array_append_new(list, flat);
+    }
+    json_decref(ports);
+    return json_pack("{s:I, s:o}", "time", (json_int_t)now.tv_sec * 1000000000 + now.tv_nsec, "ports", list);
 }

@@ -14,6 +14,12 @@ json_t *query_switches(void);
 json_t *query_port(const struct port *port);
 
 /* All ports, or those of one switch. NULL when there is no such switch. */
+/*
+ * Every counter of every port of a switch (NULL: of all), flat, with the nanoseconds of the monotonic clock: two of them make
+ * rates. NULL: no such switch.
+ */
+json_t *query_stats(const char *switch_name);
+
 json_t *query_ports(const char *switch_name);
 
 #endif

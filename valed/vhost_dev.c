@@ -183,7 +183,7 @@ static void reset_queue(struct vhost_port *vp, unsigned int index)
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, -1);
     else
-        worker_set_room_kick(&vp->tx[index / 2].ring, q->kick_fd, -1);
+        worker_set_room_kick(&vp->tx[index / 2].ring, -1);
     close_fd(&q->kick_fd);
     close_fd(&q->call_fd);
     q->size = 0;

@@ -361,7 +361,7 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, fd);
     else
-        worker_set_room_kick(&vp->tx[index / 2].ring, q->kick_fd, fd);
+        worker_set_room_kick(&vp->tx[index / 2].ring, fd);
     if (q->kick_fd >= 0)
         close(q->kick_fd);
     q->kick_fd = fd;

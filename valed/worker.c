@@ -21,7 +21,7 @@
 #define RINGS_MAX      65536
 #define BULK           64 /* frames in a batch: more will come soon */
 #define PATIENCE_BULK  50 /* microseconds that a ring is polled after its last frames: bulk */
-#define PATIENCE       4  /* and others: a guest needs the CPU more than we do */
+#define PATIENCE       4  /* and others: a guest needs the CPU more than we do. busy_poll raises both */
 #define EPOLL_INTERVAL 50 /* microseconds */
 #define EVENTS_MAX     64
 #define WAKE_ID        UINT64_MAX
@@ -41,7 +41,6 @@ struct worker {
     struct ring **parked; /* rings that wait for room; at their position parked_at */
     unsigned int parked_count;
     _Atomic bool retry; /* somebody has made room */
-    unsigned int budget;
     struct batch *batch;
 
     /* Even: asleep. Odd: awake; goes up by two at each moment without references. */
@@ -52,6 +51,9 @@ struct worker {
 
 static struct worker workers[WORKERS_MAX];
 static unsigned int worker_count;
+static _Atomic unsigned int budget = BATCH_MAX;
+static _Atomic unsigned int busy_poll;
+static struct ring *moving;
 static int notice_fd = -1;
 static _Atomic(struct ring *) ring_table[RINGS_MAX];
 
@@ -84,8 +86,10 @@ static void unpark(struct worker *w, struct ring *ring)
 
 static void activate(struct worker *w, struct ring *ring)
 {
+    int state = atomic_load_explicit(&ring->state, memory_order_relaxed);
+
     /* A kick may come after the ring has gone: its client holds the descriptor still. */
-    if (ring->active || atomic_load_explicit(&ring->state, memory_order_relaxed) == RING_GONE)
+    if (ring->active || state == RING_GONE || state == RING_AWAY)
         return;
     if (ring->parked)
         unpark(w, ring);
@@ -102,6 +106,22 @@ static void deactivate(struct worker *w, unsigned int i)
     w->active[i] = w->active[--w->active_count];
 }
 
+/* Lets go of a ring that another worker gets. False: it is to be drained instead. */
+static bool let_go(struct worker *w, struct ring *ring)
+{
+    int leaving = RING_LEAVING;
+
+    if (ring->parked)
+        unpark(w, ring);
+    for (unsigned int i = 0; i < w->active_count; i++)
+        if (w->active[i] == ring)
+            deactivate(w, i);
+    if (!atomic_compare_exchange_strong(&ring->state, &leaving, RING_AWAY))
+        return false;
+    notice();
+    return true;
+}
+
 static void read_mailbox(struct worker *w)
 {
     struct ring *ring = atomic_exchange(&w->mailbox, NULL);
@@ -110,9 +130,11 @@ static void read_mailbox(struct worker *w)
         struct ring *next = ring->mail_next;
 
         atomic_store(&ring->mailed, false);
-        /* Not before its mail is here: after RING_GONE no ring may lie in a mailbox. */
-        ring->draining = atomic_load(&ring->state) == RING_DRAINING;
-        activate(w, ring);
+        if (atomic_load(&ring->state) != RING_LEAVING || !let_go(w, ring)) {
+            /* Not before its mail is here: after RING_GONE no ring may lie in a mailbox. */
+            ring->draining = atomic_load(&ring->state) == RING_DRAINING;
+            activate(w, ring);
+        }
         ring = next;
     }
 }
@@ -151,7 +173,7 @@ static bool serve(struct worker *w, struct ring *ring, uint64_t now)
     w->batch->frames = 0;
     w->batch->segs = 0;
     w->batch->needs = 0;
-    if (ops->ingress(ring, w->batch, w->budget, &seen))
+    if (ops->ingress(ring, w->batch, atomic_load_explicit(&budget, memory_order_relaxed), &seen))
         done = forward_batch(ring, w->batch, now);
     if (seen)
         ops->consumed(ring, w->batch, done);
@@ -162,10 +184,13 @@ static bool serve(struct worker *w, struct ring *ring, uint64_t now)
 static void rest(struct worker *w, unsigned int i, uint64_t now)
 {
     struct ring *ring = w->active[i];
+    unsigned int patience = atomic_load_explicit(&busy_poll, memory_order_relaxed);
 
+    if (patience < (ring->bulk ? PATIENCE_BULK : PATIENCE))
+        patience = ring->bulk ? PATIENCE_BULK : PATIENCE;
     if (ring->empty_since == 0)
         ring->empty_since = now;
-    if (now - ring->empty_since < (ring->bulk ? PATIENCE_BULK : PATIENCE))
+    if (now - ring->empty_since < patience)
         return;
     if (ring->port->ops->want_kick(ring, true))
         ring->empty_since = 0;
@@ -181,7 +206,7 @@ static void drain(struct worker *w, unsigned int i, bool empty)
 {
     struct ring *ring = w->active[i];
 
-    if (!empty && ++ring->drain_rounds * w->budget <= VALE_MAX_SLOTS)
+    if (!empty && ++ring->drain_rounds * budget <= VALE_MAX_SLOTS)
         return;
     deactivate(w, i);
     atomic_store(&ring->state, RING_GONE);
@@ -309,12 +334,11 @@ static struct ring **reserve_list(void)
     return mmap(NULL, RINGS_MAX * sizeof(struct ring *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 }
 
-static int worker_init(struct worker *w, unsigned int index, unsigned int budget)
+static int worker_init(struct worker *w, unsigned int index)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = WAKE_ID};
 
     w->index = index;
-    w->budget = budget;
     w->cpu = -1;
     w->phase = 1;
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -332,7 +356,7 @@ static int worker_init(struct worker *w, unsigned int index, unsigned int budget
 /* Pins worker i to the i-th CPU of a list such as "0,2-5". */
 static int pin(struct worker *w, const char *cpus)
 {
-    cpu_set_t set, one;
+    cpu_set_t set;
     unsigned int nth = 0;
 
     CPU_ZERO(&set);
@@ -349,24 +373,49 @@ static int pin(struct worker *w, const char *cpus)
         p = *end ? end + 1 : end;
     }
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (CPU_ISSET(cpu, &set) && nth++ == w->index % (unsigned int)CPU_COUNT(&set)) {
-            CPU_ZERO(&one);
-            CPU_SET(cpu, &one);
-            w->cpu = cpu;
-            return -pthread_setaffinity_np(w->thread, sizeof(one), &one);
-        }
+        if (CPU_ISSET(cpu, &set) && nth++ == w->index % (unsigned int)CPU_COUNT(&set))
+            return worker_pin(w->index, cpu);
     }
     return -EINVAL;
 }
 
-int workers_start(unsigned int n, const char *cpus, unsigned int batch)
+int worker_pin(unsigned int worker, int cpu)
+{
+    cpu_set_t set;
+    int err;
+
+    if (worker >= worker_count)
+        return -ENOENT;
+    if (cpu >= CPU_SETSIZE)
+        return -EINVAL;
+    CPU_ZERO(&set);
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        if (cpu < 0 || i == cpu)
+            CPU_SET(i, &set);
+    err = -pthread_setaffinity_np(workers[worker].thread, sizeof(set), &set);
+    if (err == 0)
+        workers[worker].cpu = cpu < 0 ? -1 : cpu;
+    return err;
+}
+
+void workers_set_batch(unsigned int frames)
+{
+    atomic_store(&budget, frames);
+}
+
+void workers_set_busy_poll(unsigned int us)
+{
+    atomic_store(&busy_poll, us);
+}
+
+int workers_start(unsigned int n, const char *cpus)
 {
     notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (notice_fd < 0)
         return -errno;
     for (unsigned int i = 0; i < n; i++) {
         struct worker *w = &workers[i];
-        int err = worker_init(w, i, batch);
+        int err = worker_init(w, i);
 
         if (err == 0)
             err = -pthread_create(&w->thread, NULL, worker_main, w);
@@ -401,26 +450,32 @@ int workers_notice_fd(void)
     return notice_fd;
 }
 
-int worker_add_ring(struct ring *ring)
+static struct worker *least_loaded(void)
 {
     struct worker *w = &workers[0];
-    unsigned int id = 0;
-    int fd = ring->kick_fd, err;
 
     for (unsigned int i = 1; i < worker_count; i++)
         if (workers[i].rings < w->rings)
             w = &workers[i];
+    return w;
+}
+
+int worker_add_ring(struct ring *ring)
+{
+    unsigned int id = 0;
+    int fd = ring->kick_fd, err;
+
     while (id < RINGS_MAX && ring_table[id])
         id++;
     if (id == RINGS_MAX)
         return -ENOMEM;
     ring->id = id;
-    ring->worker = w;
+    ring->worker = &workers[0];
     ring->last_src = ring->last_dst = UINT64_MAX;
     ring->blocked_on = BLOCKED_NONE;
     atomic_store(&ring->state, RING_LIVE);
     atomic_store(&ring_table[id], ring);
-    ring->kick_fd = -1;
+    ring->kick_fd = ring->room_fd = -1;
     err = worker_set_kick(ring, fd);
     if (err) {
         ring->kick_fd = fd;
@@ -428,16 +483,16 @@ int worker_add_ring(struct ring *ring)
         ring->worker = NULL;
         return err;
     }
-    w->rings++;
     return 0;
 }
 
-void worker_set_room_kick(struct ring *ring, int old, int fd)
+void worker_set_room_kick(struct ring *ring, int fd)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = ring->id};
 
-    if (old >= 0 && ring->worker)
-        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, old, NULL);
+    if (ring->room_fd >= 0 && ring->worker)
+        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->room_fd, NULL);
+    ring->room_fd = fd;
     if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
         log_debug("%s: cannot watch for room: %s", ring->port->name.full, strerror(errno));
 }
@@ -457,6 +512,20 @@ void workers_retry(uint64_t set)
     }
 }
 
+/* A descriptor of the ring, if it has it, wakes another worker from now on. */
+static void rewatch(struct ring *ring, int fd, struct worker *from, struct worker *to)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = ring->id};
+
+    if (fd < 0)
+        return;
+    if (fd == ring->kick_fd && __atomic_load_n(&ring->room_wanted, __ATOMIC_RELAXED))
+        ev.events |= EPOLLOUT;
+    epoll_ctl(from->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    if (epoll_ctl(to->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+        log_warn("%s: cannot watch for kicks: %s", ring->port->name.full, strerror(errno));
+}
+
 int worker_set_kick(struct ring *ring, int fd)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = ring->id};
@@ -464,6 +533,14 @@ int worker_set_kick(struct ring *ring, int fd)
     if (ring->kick_fd >= 0 && ring->worker)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
     __atomic_store_n(&ring->kick_fd, fd, __ATOMIC_RELAXED);
+    if (fd >= 0 && !ring->dealt) {
+        struct worker *w = least_loaded();
+
+        ring->dealt = true;
+        rewatch(ring, ring->room_fd, ring->worker, w);
+        ring->worker = w;
+        w->rings++;
+    }
     if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
         return -errno;
     return 0;
@@ -474,6 +551,7 @@ void worker_want_room(struct ring *ring, bool on)
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET | (on ? EPOLLOUT : 0), .data.u64 = ring->id};
     struct worker *w = __atomic_load_n(&ring->worker, __ATOMIC_RELAXED);
 
+    __atomic_store_n(&ring->room_wanted, on, __ATOMIC_RELAXED);
     /* The ring may be on its way out: then there is no room to wait for. */
     if (w)
         epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, __atomic_load_n(&ring->kick_fd, __ATOMIC_RELAXED), &ev);
@@ -485,10 +563,72 @@ void worker_poke_ring(struct ring *ring)
         post(ring->worker, ring);
 }
 
+/* -- moving a ring: LIVE, LEAVING, (its worker) AWAY, LIVE -- */
+
+unsigned int worker_of(const struct ring *ring)
+{
+    return ring->worker ? ring->worker->index : 0;
+}
+
+int worker_move_ring(struct ring *ring, unsigned int worker)
+{
+    int live = RING_LIVE;
+
+    if (worker >= worker_count)
+        return -ENOENT;
+    if (!ring->dealt || &workers[worker] == ring->worker)
+        return 0;
+    if (!atomic_compare_exchange_strong(&ring->state, &live, RING_LEAVING))
+        return -EBUSY;
+    ring->moves_to = &workers[worker];
+    ring->next_moving = moving;
+    moving = ring;
+    post(ring->worker, ring);
+    return 0;
+}
+
+/* The ring is nobody's: it becomes the other worker's, which looks at it at once. */
+static void arrive(struct ring *ring, int state)
+{
+    struct worker *from = ring->worker, *to = ring->moves_to;
+
+    __atomic_store_n(&ring->worker, to, __ATOMIC_RELAXED);
+    from->rings--;
+    to->rings++;
+    atomic_store(&ring->state, state);
+    rewatch(ring, ring->kick_fd, from, to);
+    rewatch(ring, ring->room_fd, from, to);
+    post(to, ring);
+}
+
+void workers_finish_moves(void)
+{
+    struct ring **link = &moving;
+
+    while (*link) {
+        struct ring *ring = *link;
+        int state = atomic_load(&ring->state);
+
+        if (state == RING_LEAVING) {
+            link = &ring->next_moving;
+            continue;
+        }
+        *link = ring->next_moving;
+        if (state == RING_AWAY)
+            arrive(ring, RING_LIVE);
+    }
+}
+
 void worker_drain_ring(struct ring *ring)
 {
-    atomic_store(&ring->state, RING_DRAINING);
-    post(ring->worker, ring);
+    int before = atomic_exchange(&ring->state, RING_DRAINING);
+
+    if (before == RING_LEAVING || before == RING_AWAY)
+        workers_finish_moves(); /* does not move it any more */
+    if (before == RING_AWAY)
+        arrive(ring, RING_DRAINING);
+    else
+        post(ring->worker, ring);
 }
 
 void worker_forget_ring(struct ring *ring)
@@ -496,7 +636,9 @@ void worker_forget_ring(struct ring *ring)
     if (ring->kick_fd >= 0)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
     atomic_store(&ring_table[ring->id], NULL);
-    ring->worker->rings--;
+    if (ring->room_fd >= 0)
+        epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->room_fd, NULL);
+    ring->worker->rings -= ring->dealt;
     __atomic_store_n(&ring->worker, NULL, __ATOMIC_RELAXED);
 }
 

@@ -29,7 +29,25 @@
 #define WORKERS_MAX 64
 
 /* Starts n threads. cpus: a list as of taskset(1), dealt round; NULL: not pinned. 0 or -errno. */
-int workers_start(unsigned int n, const char *cpus, unsigned int batch);
+int workers_start(unsigned int n, const char *cpus);
+
+/* Most frames of one batch, from the next round on. */
+void workers_set_batch(unsigned int frames);
+
+/* How long a ring is polled at least when it has no more frames, in microseconds. */
+void workers_set_busy_poll(unsigned int us);
+
+/* Pins a worker to a CPU; -1: to none. 0, -ENOENT (no such worker), -EINVAL (no such CPU). */
+int worker_pin(unsigned int worker, int cpu);
+
+/* Gives a ring to another worker; it moves when its present one has let go. One that is not in use is dealt later. 0, -ENOENT, -EBUSY (it is ending). */
+int worker_move_ring(struct ring *ring, unsigned int worker);
+
+/* Completes what moves. After a notice. */
+void workers_finish_moves(void);
+
+/* The number of the worker that serves a ring. */
+unsigned int worker_of(const struct ring *ring);
 
 /* Ends them and waits. */
 void workers_stop(void);
@@ -37,14 +55,14 @@ void workers_stop(void);
 /* Becomes readable when a worker has let go of a ring. */
 int workers_notice_fd(void);
 
-/* Gives a ring to the worker with the fewest and lets its kicks wake it. 0 or -errno. */
+/* Lets the kicks of a ring wake a worker: the one with the fewest rings, once there is a descriptor. 0 or -errno. */
 int worker_add_ring(struct ring *ring);
 
 /* Changes the descriptor that wakes the worker for a ring; -1: none. 0 or -errno. */
 int worker_set_kick(struct ring *ring, int fd);
 
-/* Also wakes the worker for a ring by fd, which stands for room in its port, instead of by old; -1: none. */
-void worker_set_room_kick(struct ring *ring, int old, int fd);
+/* Also wakes the worker for a ring by fd, which says that its port has room; -1: by none. */
+void worker_set_room_kick(struct ring *ring, int fd);
 
 /* Also wakes the worker for a ring when its descriptor can be written, or does not any more. Any thread. */
 void worker_want_room(struct ring *ring, bool on);

@@ -56,10 +56,14 @@ class Qmp(RawQmp):
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """The result of a command; QmpError when it fails."""
+        """The result of a command; QmpError when it fails. Arguments are spelled with dashes."""
+        return self.call(command, {k.replace("_", "-"): v for k, v in arguments.items()})
+
+    def call(self, command: str, arguments: dict[str, Any]) -> Any:
+        """The same, arguments spelled as they are."""
         request: dict[str, Any] = {"execute": command}
         if arguments:
-            request["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
+            request["arguments"] = arguments
         self.send(json.dumps(request).encode() + b"\n")
         while True:
             answer = self.line()
