@@ -49,8 +49,9 @@ check: deps-test tools venv sanitized lint  ## unit and black-box tests, also un
 test-kernel: $(if $(NETMAP_KO),all $(KERNEL_TESTS))  ## the real netmap module in a guest: make test-kernel NETMAP_KO=FILE
 	@guest-tests/kernel/run.py $(if $(NETMAP_KO),'$(NETMAP_KO)')
 
-bench: tools venv     ## throughput of the switch, as a table and build/bench/host.json
+bench: tools venv     ## the switch on this host: throughput, scale, latency; tables, and JSON in build/bench
 	@$(B)/venv/bin/python bench/host.py
+	@$(B)/venv/bin/python bench/scale.py
 
 bench-guest: all      ## guest to guest, our backend and QEMU's stream netdev in one run
 	@$(B)/bin/valemgr pair vale1 --baseline stream --trials 5 --seconds 2
