@@ -29,6 +29,14 @@
  *
  * The pipes hang up when valed ends or takes the port away; so does the connection.
  *
+ * MONITORS
+ *
+ * A REGISTER with NR_MONITOR_TX, NR_MONITOR_RX or both makes a monitor of the port of that name, which somebody else has open, or
+ * of all ports of a switch ("vale1:"). RX rings get copies: of frames that the port sends (TX; their slots carry NS_TXMON), of
+ * frames that were delivered to it (RX). There are as many as the port has, each with the asked number of slots; TX
+ * rings have no room. NR_ZCOPY_MON changes nothing. Errors: EINVAL no such port or switch; EPERM the peer may not see others'
+ * frames; ENOMEM 16 monitors on that switch. PORT_HDR_SET on this connection means the monitor. It hangs up with its port.
+ *
  * THE REGION
  *
  *   0                      struct vale_region: the control block

@@ -248,7 +248,8 @@ int vale_attach_register(int conn, const char *path, const char *name, const str
     snprintf(msg.hdr.nr_name, sizeof(msg.hdr.nr_name), "%s", name);
     rc = transact(conn, &msg, &answer, fds);
     if (rc == 0 && answer.reply.error != 0) {
-        rc = vale_fail_register(err, answer.reply.error, name, path);
+        rc = vale_fail_register(err, answer.reply.error, name, path,
+                                reg->nr_flags & (NR_MONITOR_RX | NR_MONITOR_TX));
     } else if (rc == 0 && !fds_are_sound(fds, answer.msg.reg.nr_memsize)) {
         rc = explain(-EPROTO, path, err);
     } else if (rc < 0) {

@@ -31,8 +31,26 @@ int vale_fail(struct vale_error *err, int code, const char *format, ...)
     return -code;
 }
 
-int vale_fail_register(struct vale_error *err, int code, const char *name, const char *device)
+static int fail_monitor(struct vale_error *err, int code, const char *name, const char *device)
 {
+    switch (code) {
+    case EINVAL:
+        return vale_fail(err, ENODEV, "%s is not open on %s, so there is nothing to watch: open it first", name, device);
+    case EPERM:
+        return vale_fail(err, code, "%s: %s shows others' frames to root, its own user and its --monitor-group only: be one of "
+                         "them", name, device);
+    case EOPNOTSUPP:
+        return vale_fail(err, code, "%s: %s has no monitors: update it", name, device);
+    default:
+        return vale_fail(err, code, "%s: no monitor on %s: %s", name, device, strerror(code));
+    }
+}
+
+int vale_fail_register(struct vale_error *err, int code, const char *name, const char *device, bool monitor)
+{
+    if (monitor) {
+        return fail_monitor(err, code, name, device);
+    }
     switch (code) {
     case EBUSY:
         return vale_fail(err, code, "%s: the port is taken on %s: close it there, or choose another port name", name,

@@ -18,13 +18,18 @@
 #define VALE_ANSWER_MS 5000
 #define VALE_START_MS  10000
 
+/* ------------------------------------------------------------------------------------------------------- name.c --- */
+
+/* A name that may end in a monitor's suffix. The suffix's flags, VALE_OPEN_MONITOR_* (0: there is none), or -EINVAL. */
+int vale_name_parse_monitor(const char *text, struct vale_name *name, struct vale_error *err);
+
 /* ------------------------------------------------------------------------------------------------------ error.c --- */
 
 /* Fills in err (NULL is allowed), as one line. Returns -code. */
 int vale_fail(struct vale_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same for a REGISTER that the provider refused. */
-int vale_fail_register(struct vale_error *err, int code, const char *name, const char *device);
+int vale_fail_register(struct vale_error *err, int code, const char *name, const char *device, bool monitor);
 
 /* The same for a virtio-net header. */
 int vale_fail_vnet_hdr(struct vale_error *err, int code, const char *name, const char *device, unsigned int len);

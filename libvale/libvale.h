@@ -45,7 +45,7 @@
 /*
  * One line for a person: what is wrong, with what, and what to do. `code` is an errno, for programs: EINVAL a name or
  * argument; EBUSY the port is taken; ENOMEM the switch is full or a limit is reached; ENOENT no provider; EACCES not
- * permitted; EPROTO the socket is not valed's; ENXIO the provider is gone; or what the provider answered.
+ * permitted; ENODEV nothing there to monitor; EPROTO the socket is not valed's; ENXIO the provider is gone; or what the provider answered.
  */
 struct vale_error {
     int code;
@@ -69,6 +69,9 @@ struct vale_name {
  */
 int vale_name_parse(const char *text, struct vale_name *name, struct vale_error *err);
 
+/* The same, or a whole switch, `vale1:`, whose port is then empty: what can be monitored. */
+int vale_name_parse_monitored(const char *text, struct vale_name *name, struct vale_error *err);
+
 /* --------------------------------------------------------------------------------------------------- open, close --- */
 
 enum vale_provider { VALE_PROVIDER_KERNEL, VALE_PROVIDER_USER };
@@ -79,10 +82,21 @@ const char *vale_provider_name(enum vale_provider provider);
 enum {
     VALE_OPEN_SHARED = 1, /* let other programs of the same user open the port too (else: NR_EXCLUSIVE) */
     VALE_OPEN_START = 2,  /* start valed when no provider is found */
+
+    /*
+     * Do not open the port: watch it, by a monitor. RX shows copies of what is delivered to it, TX of what it sends, in
+     * slots marked NS_TXMON. The same as /r, /t or /rt behind the name. `vale1:` watches every port of a switch (valed
+     * only). A monitor sends nothing, its TX rings have no room; it is gone when its port is. valed permits it to root, its own
+     * user and --monitor-group. Frames come as their sender gave them, checksums and segmentation that it left to others
+     * undone; with vnet_hdr_len (valed only) it is told.
+     */
+    VALE_OPEN_MONITOR_RX = 4,
+    VALE_OPEN_MONITOR_TX = 8,
+    VALE_OPEN_MONITOR = VALE_OPEN_MONITOR_RX | VALE_OPEN_MONITOR_TX,
 };
 
 struct vale_open_args {
-    const char *name;   /* as vale_name_parse() takes it */
+    const char *name;   /* as vale_name_parse() takes it; for a monitor perhaps with /r, /t or /rt */
     const char *device; /* "/dev/netmap", a valed's netmap.sock; NULL: search */
     uint16_t tx_rings;  /* 0: one */
     uint16_t rx_rings;
@@ -108,6 +122,7 @@ struct vale_port {
     unsigned int tx_rings;
     unsigned int rx_rings;
     unsigned int vnet_hdr_len;
+    bool monitor; /* of the port of that name */
     struct vale_port_priv *priv;
 };
 

@@ -30,7 +30,9 @@ void vale_fill_register(struct nmreq_register *reg, const struct vale_open_args 
 {
     memset(reg, 0, sizeof(*reg));
     reg->nr_mode = NR_REG_ALL_NIC;
-    reg->nr_flags = args->flags & VALE_OPEN_SHARED ? 0 : NR_EXCLUSIVE;
+    reg->nr_flags = args->flags & (VALE_OPEN_SHARED | VALE_OPEN_MONITOR) ? 0 : NR_EXCLUSIVE;
+    reg->nr_flags |= args->flags & VALE_OPEN_MONITOR_RX ? NR_MONITOR_RX : 0;
+    reg->nr_flags |= args->flags & VALE_OPEN_MONITOR_TX ? NR_MONITOR_TX : 0;
     reg->nr_flags |= args->vnet_hdr_len ? NR_ACCEPT_VNET_HDR : 0;
     reg->nr_tx_rings = args->tx_rings;
     reg->nr_rx_rings = args->rx_rings;
@@ -65,6 +67,7 @@ static int bind_port(struct search *s, const struct vale_ops *ops, const char *d
     snprintf(port->name, sizeof(port->name), "%s", s->name.full);
     snprintf(port->device, sizeof(port->device), "%s", device);
     port->vnet_hdr_len = s->args->vnet_hdr_len;
+    port->monitor = s->args->flags & VALE_OPEN_MONITOR;
     rc = ops->bind(port, s->args, s->err);
     if (rc == 0 && port->vnet_hdr_len != 0) {
         rc = ops->set_vnet_hdr(port, port->vnet_hdr_len, s->err);
@@ -180,21 +183,37 @@ static int search(struct search *s)
                      s->tried);
 }
 
+/* The name, and from its suffix the flags, of what is to be opened. */
+static int parse_name(struct vale_open_args *args, struct vale_name *name, struct vale_error *err)
+{
+    int rc;
+
+    if (args->flags & VALE_OPEN_MONITOR) {
+        rc = vale_name_parse_monitored(args->name, name, err);
+    } else {
+        rc = vale_name_parse_monitor(args->name, name, err);
+        args->flags |= rc < 0 ? 0 : (unsigned int)rc;
+    }
+    if (args->flags & VALE_OPEN_MONITOR) {
+        args->flags &= ~(unsigned int)VALE_OPEN_START; /* a switch that was just started has nothing to watch */
+    } else if (rc == 0 && if_nametoindex(name->port) != 0) {
+        rc = vale_fail(err, EINVAL, "%s: %s is a network interface of this machine: choose another port name", name->full,
+                       name->port);
+    }
+    return rc;
+}
+
 struct vale_port *vale_open(const struct vale_open_args *args, struct vale_error *err)
 {
-    struct search s = {.args = args, .err = err};
+    struct vale_open_args mine = *args;
+    struct search s = {.args = &mine, .err = err};
     const char *env = getenv("VALE_DEV");
 
-    if (vale_name_parse(args->name, &s.name, err) < 0) {
+    if (parse_name(&mine, &s.name, err) < 0) {
         return NULL;
     }
-    if (if_nametoindex(s.name.port) != 0) {
-        vale_fail(err, EINVAL, "%s: %s is a network interface of this machine: choose another port name", s.name.full,
-                  s.name.port);
-        return NULL;
-    }
-    if (args->device != NULL) {
-        open_named(&s, args->device, "");
+    if (mine.device != NULL) {
+        open_named(&s, mine.device, "");
     } else if (env != NULL && env[0] != '\0') {
         open_named(&s, env, " (from VALE_DEV)");
     } else {

@@ -39,6 +39,10 @@ static int kernel_bind(struct vale_port *port, const struct vale_open_args *args
     struct nmreq_register reg;
     void *mem;
 
+    if (port->monitor && (port->name[strlen(port->name) - 1] == ':' || port->vnet_hdr_len != 0)) {
+        return vale_fail(err, EINVAL, "%s: on %s a monitor is of one port, and without a virtio-net header", port->name,
+                         port->device);
+    }
     vale_fill_register(&reg, args);
     reg.nr_flags |= NR_NO_TX_POLL;
     snprintf(hdr.nr_name, sizeof(hdr.nr_name), "%s", port->name);
@@ -48,7 +52,7 @@ static int kernel_bind(struct vale_port *port, const struct vale_open_args *args
             return vale_fail(err, errno, "%s: not a netmap device of API %d: update netmap, or use valed", port->device,
                              NETMAP_API);
         }
-        return vale_fail_register(err, errno, port->name, port->device);
+        return vale_fail_register(err, errno, port->name, port->device, port->monitor);
     }
     mem = mmap(NULL, reg.nr_memsize, PROT_READ | PROT_WRITE, MAP_SHARED, port->fd, 0);
     if (mem == MAP_FAILED) {
@@ -145,7 +149,8 @@ static bool kernel_look(struct vale_port *port, int direction)
 
 static bool kernel_gone(const struct vale_port *port)
 {
-    return ioctl(port->fd, NIOCTXSYNC) < 0 && (errno == ENXIO || errno == EIO);
+    /* To a monitor every TXSYNC is an error. */
+    return ioctl(port->fd, port->monitor ? NIOCRXSYNC : NIOCTXSYNC) < 0 && (errno == ENXIO || errno == EIO);
 }
 
 const struct vale_ops vale_kernel_ops = {

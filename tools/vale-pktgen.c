@@ -90,7 +90,7 @@ static const char help[] =
     "Usage: vale-pktgen -i PORT -f tx|rx [options]\n"
     "Send or count test frames on a VALE port.\n"
     "\n"
-    "  -i, --interface PORT  port to open, such as vale1:a\n"
+    "  -i, --interface PORT  port to open, such as vale1:a; rx: or to watch, vale1:a/rt\n"
     "  -f, --function ROLE   tx: send; rx: receive\n"
     "  -l, --length LEN      frame length without FCS, 42 to 65535 (default 60)\n"
     "  -n, --count COUNT     stop after COUNT frames (default 0: no limit)\n"
@@ -236,6 +236,9 @@ static void parse_options(struct options *o, int argc, char **argv)
     }
     if (o->name == NULL || o->role == ROLE_NONE) {
         usage_error("-i PORT and -f tx|rx are needed", NULL);
+    }
+    if (strchr(o->name, '/') != NULL && o->role == ROLE_TX) {
+        usage_error("a monitor only receives: -f rx", o->name);
     }
     if (o->seq && o->role == ROLE_TX && o->spec.len < FRAME_SEQ_MIN) {
         usage_error("--seq needs -l of at least 54", NULL);
