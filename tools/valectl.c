@@ -209,15 +209,32 @@ static void run_list(struct qmp_client *qmp, const struct options *o, char **arg
     json_decref(both);
 }
 
+/* What watches this port: its own monitors, and those of its whole switch. */
+static json_t *query_monitors(struct qmp_client *qmp, const struct vale_name *name)
+{
+    json_t *monitors = execute(qmp, "query-monitors", json_pack("{s:s}", "switch", name->sw));
+    size_t whole = strlen(name->sw) + 1; /* with the colon */
+
+    for (size_t i = json_array_size(monitors); i-- > 0;) {
+        const char *of = json_string_value(json_object_get(json_array_get(monitors, i), "name"));
+
+        if (strcmp(of, name->full) != 0 && of[whole] != '\0') {
+            json_array_remove(monitors, i);
+        }
+    }
+    return monitors;
+}
+
 static void run_show(struct qmp_client *qmp, const struct options *o, char **args)
 {
     struct vale_name name = port_name(args[0]);
-    json_t *ports = query_ports(qmp, name.full);
+    json_t *ports = query_ports(qmp, name.full), *port = json_array_get(ports, 0);
 
+    json_object_set_new(port, "monitors", query_monitors(qmp, &name));
     if (o->json) {
-        show_json(json_array_get(ports, 0));
+        show_json(port);
     } else {
-        show_object(json_array_get(ports, 0));
+        show_object(port);
     }
     json_decref(ports);
 }

@@ -94,6 +94,22 @@ static void show_value(const char *key, json_t *value)
     putchar('\n');
 }
 
+static void show_members(json_t *object, const char *prefix);
+
+/* Members of a list have their number for a name. */
+static void show_list_members(json_t *list, const char *prefix)
+{
+    json_t *value;
+    size_t i;
+
+    json_array_foreach(list, i, value) {
+        char path[160];
+
+        snprintf(path, sizeof(path), "%s.%zu", prefix, i);
+        show_members(value, path);
+    }
+}
+
 static void show_members(json_t *object, const char *prefix)
 {
     const char *key;
@@ -103,7 +119,9 @@ static void show_members(json_t *object, const char *prefix)
         char path[128];
 
         snprintf(path, sizeof(path), "%s%s%s", prefix, *prefix ? "." : "", key);
-        if (json_is_object(value)) {
+        if (json_is_array(value)) {
+            show_list_members(value, path);
+        } else if (json_is_object(value)) {
             show_members(value, path);
         } else {
             show_value(path, value);

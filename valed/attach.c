@@ -3,6 +3,7 @@
 #include "attach.h"
 
 #include "log.h"
+#include "monitor.h"
 #include "port_ring.h"
 #include "vswitch.h"
 
@@ -14,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define MONITOR_FLAGS (NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON)
 #define FDS_MAX 8 /* accepted with a message; all but the reply socket are closed */
 
 struct request {
@@ -69,13 +71,15 @@ static int check_options(struct request *req)
     return err;
 }
 
-static int parse_name(const struct request *req, struct vale_name *name)
+/* A port's name, or, for a monitor, that of a whole switch. */
+static int parse_name(const struct request *req, bool monitor, struct vale_name *name)
 {
+    const char *text = req->header.nr_name;
     struct vale_error err;
 
-    if (memchr(req->header.nr_name, '\0', sizeof(req->header.nr_name)) == NULL)
+    if (memchr(text, '\0', sizeof(req->header.nr_name)) == NULL)
         return EINVAL;
-    return -vale_name_parse(req->header.nr_name, name, &err);
+    return -(monitor ? vale_name_parse_monitored : vale_name_parse)(text, name, &err);
 }
 
 static bool is_going(const struct port *port);
@@ -123,27 +127,34 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
 }
 
 /* EAGAIN: the name will be free soon. */
+static int bind_port(struct connection *conn, const struct request *req, const struct nmreq_register *reg)
+{
+    bool monitor = reg->nr_flags & MONITOR_FLAGS;
+    struct vale_name name;
+    struct port *port;
+
+    if (reg->nr_mode != NR_REG_ALL_NIC || parse_name(req, monitor, &name) != 0)
+        return EINVAL;
+    if (conn->port)
+        return EBUSY;
+    if (monitor && !monitor_permitted(conn->watch.fd, &conn->peer))
+        return EPERM;
+    port = port_find(&name);
+    if (port && is_going(port))
+        return EAGAIN;
+    if (monitor)
+        return monitor_open(&name, reg, &conn->peer, &conn->port);
+    return port ? share_port(conn, port, reg) : create_port(conn, &name, reg);
+}
+
 static int do_register(struct connection *conn, struct request *req)
 {
     struct nmreq_register *reg = message_part(req, req->header.nr_body, sizeof(*reg));
     const struct region *region;
-    struct vale_name name;
-    struct port *port;
-    int err;
+    int err = reg ? bind_port(conn, req, reg) : EINVAL;
 
-    if (!reg || reg->nr_mode != NR_REG_ALL_NIC || parse_name(req, &name) != 0)
-        return EINVAL;
-    if (reg->nr_flags & (NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON))
-        return EOPNOTSUPP;
-    if (conn->port)
-        return EBUSY;
-    port = port_find(&name);
-    if (port && is_going(port))
-        return EAGAIN;
-    err = port ? share_port(conn, port, reg) : create_port(conn, &name, reg);
     if (err)
         return err;
-
     region = ring_port_region(conn->port);
     reg->nr_offset = region->if_offset;
     reg->nr_memsize = region->size;
@@ -166,7 +177,7 @@ static int do_port_info(struct request *req)
     struct vale_name name;
     struct port *port;
 
-    if (!info || parse_name(req, &name) != 0)
+    if (!info || parse_name(req, false, &name) != 0)
         return EINVAL;
     port = port_find(&name);
     if (port && port->ops != &ring_port_ops)
@@ -188,16 +199,19 @@ static int do_port_info(struct request *req)
     return 0;
 }
 
-/* Gets or sets the length of the virtio-net header of a port, which must be the peer's to be set. */
+/*
+ * Gets or sets the length of the virtio-net header of a port, which must be the peer's to be set. Who has bound a monitor
+ * means that one, and not the port that it watches.
+ */
 static int do_port_header(const struct connection *conn, struct request *req)
 {
     struct nmreq_port_hdr *hdr = message_part(req, req->header.nr_body, sizeof(*hdr));
     struct vale_name name;
     struct port *port;
 
-    if (!hdr || parse_name(req, &name) != 0)
+    if (!hdr || parse_name(req, conn->port && conn->port->monitor, &name) != 0)
         return EINVAL;
-    port = port_find(&name);
+    port = conn->port && conn->port->monitor ? conn->port : port_find(&name);
     if (!port || port->ops != &ring_port_ops)
         return ENXIO;
     if (req->header.nr_reqtype == NETMAP_REQ_PORT_HDR_SET) {
@@ -239,7 +253,7 @@ static int do_list(struct request *req)
     if (!list)
         return EINVAL;
     if (req->header.nr_name[0] != '\0') {
-        if (parse_name(req, &name) != 0)
+        if (parse_name(req, false, &name) != 0)
             return EINVAL;
         wanted = port_find(&name);
         if (!wanted)
@@ -390,7 +404,9 @@ static void disconnect(struct connection *conn)
     *link = conn->next;
     connection_count--;
     drop_request(conn->waiting);
-    if (conn->port && --conn->port->users == 0)
+    if (conn->port && conn->port->monitor)
+        monitor_close(conn->port->monitor, "closed by its client");
+    else if (conn->port && --conn->port->users == 0)
         port_close(conn->port, "closed by its client");
     watch_free(&conn->watch);
 }

@@ -56,11 +56,26 @@ struct batch {
     struct frame frame[BATCH_MAX];
     struct segment seg[BATCH_SEGS_MAX];
     struct offload offload[BATCH_MAX]; /* of frames with needs */
+    uint64_t *undelivered; /* where a kind notes, a bit each, frames that it drops on egress; NULL: nobody wants to know */
     uint32_t end[BATCH_MAX]; /* where the frame ends in its ring: the kind's own units, for its consumed() */
 
     /* Forwarding's scratch: the frames of each destination as lists through next[], 0xffff ends. */
     uint16_t next[BATCH_MAX];
     uint16_t order[BATCH_MAX];
 };
+
+/* Egress has dropped frame i. */
+static inline void batch_undelivered(const struct batch *b, unsigned int i)
+{
+    if (b->undelivered)
+        b->undelivered[i / 64] |= 1ull << i % 64;
+}
+
+/* The same of all n frames that `order` lists. */
+static inline void batch_undelivered_all(const struct batch *b, const uint16_t *order, unsigned int n)
+{
+    for (unsigned int k = 0; b->undelivered && k < n; k++)
+        batch_undelivered(b, order[k]);
+}
 
 #endif

@@ -3,6 +3,7 @@
 #include "forward.h"
 
 #include "fdb.h"
+#include "monitor.h"
 #include "offload.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -141,12 +142,17 @@ static unsigned int merge(struct batch *b, uint16_t unicast, uint16_t flood)
  */
 static unsigned int transmit(struct port *port, unsigned int queue, struct batch *b, unsigned int n, uint16_t *passed)
 {
+    bool watched = is_monitored(port->sw);
     unsigned int done;
 
+    if (watched)
+        monitor_begin(b);
     if (b->needs & ~atomic_load_explicit(&port->accepts, memory_order_relaxed))
         done = offload_egress(port, queue, b, b->order, n, passed);
     else
         done = port->ops->egress(port, queue, b, b->order, n);
+    if (watched)
+        monitor_delivered(port, queue, b, done);
     if (!passed) {
         count(&port->counters.tx_dropped[DROP_RING_FULL], n - done);
         done = n;
@@ -350,9 +356,13 @@ unsigned int forward_batch(struct ring *ring, struct batch *b, uint64_t now)
     /* A ring on its way out waits for nobody. */
     if (atomic_load_explicit(&sw->wait_limit, memory_order_relaxed) && !ring->draining) {
         done = forward_waiting(ring, b, &l, now);
+        if (is_monitored(sw))
+            monitor_sent(ring, b, done);
     } else {
         ring->blocked_on = BLOCKED_NONE;
         ring->segments_passed = 0;
+        if (is_monitored(sw))
+            monitor_sent(ring, b, done);
         forward_dropping(ring, b, &l);
     }
     for (unsigned int i = 0; i < done; i++)

@@ -17,6 +17,8 @@
  *                            worker.c             per destination (fdb.c)                                    workers
  *                                                 offload.c: what the receiver lacks
  *
+ * Monitors (monitor.c) get copies of frames beside this path, by the same worker.
+ *
  * The other kinds of port (port_vhost.c, port_stream.c, port_tap.c, port_null.c) take the place of port_ring.c.
  *
  * Where to read on: port.h (what a port is, and its life), worker.h (who polls what, and when memory may be freed),

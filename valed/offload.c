@@ -260,6 +260,7 @@ struct job {
     struct port *port;
     unsigned int queue;
     const struct batch *in;
+    const uint16_t *order;
     struct batch *out;
     uint8_t *bytes;      /* what is new in out */
     uint32_t bytes_used;
@@ -275,6 +276,15 @@ struct job {
 static _Thread_local struct batch out_scratch;
 static _Thread_local struct origin origin_scratch[BATCH_MAX];
 static _Thread_local uint8_t bytes_scratch[BYTES_MAX];
+static _Thread_local uint64_t undelivered_scratch[BATCH_MAX / 64];
+
+/* The segments from `delivered` on, and those that the port has noted, make their frames undelivered ones. */
+static void note_undelivered(struct job *j, unsigned int delivered)
+{
+    for (unsigned int i = 0; j->in->undelivered && i < j->out->frames; i++)
+        if (i >= delivered || undelivered_scratch[i / 64] & 1ull << i % 64)
+            batch_undelivered(j->in, j->order[j->origin[i].at]);
+}
 
 /* Hands over what is there. Segments are counted when they are done with: delivered or dropped. */
 static void flush(struct job *j)
@@ -282,8 +292,12 @@ static void flush(struct job *j)
     struct batch *out = j->out;
     unsigned int done = 0;
 
+    if (j->in->undelivered)
+        memset(out->undelivered = undelivered_scratch, 0, sizeof(undelivered_scratch));
     if (out->frames && !j->blocked)
         done = j->port->ops->egress(j->port, j->queue, out, out->order, out->frames);
+    note_undelivered(j, j->waits ? out->frames : done);
+    out->undelivered = NULL;
     if (done < out->frames && !j->waits) {
         count(&j->port->counters.tx_dropped[DROP_RING_FULL], out->frames - done);
         done = out->frames;
@@ -466,6 +480,7 @@ static void segment(struct job *j, unsigned int i, unsigned int passed)
     if (!find_headers(cut.headers, cut.o->hdr_len, cut.o, &cut.l) || cut.l.end != cut.o->hdr_len) {
         flush(j);
         j->spoiled += !j->blocked;
+        batch_undelivered(j->in, i);
         return;
     }
     cut.payload = j->in->frame[i].len - cut.l.end;
@@ -489,6 +504,7 @@ unsigned int offload_egress(struct port *port, unsigned int queue, const struct 
     struct job j = {.port = port,
                     .queue = queue,
                     .in = b,
+                    .order = order,
                     .out = &out_scratch,
                     .origin = origin_scratch,
                     .bytes = bytes_scratch,

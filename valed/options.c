@@ -9,11 +9,13 @@
 #include "worker.h"
 
 #include <getopt.h>
+#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct options options = {.workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .ready_fd = -1};
+struct options options = {
+    .monitor_group = NO_GROUP, .workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .ready_fd = -1};
 
 static const char usage[] =
     "usage: valed [options]\n"
@@ -23,6 +25,7 @@ static const char usage[] =
     "\n"
     "  --rundir DIR          where the sockets are made [$VALE_RUNDIR, $XDG_RUNTIME_DIR/vale, /run/vale, /tmp/vale-UID]\n"
     "  --group GROUP         may open ports too (netmap.sock 0660)\n"
+    "  --monitor-group GROUP may watch other ports' frames, as root and valed's own user may\n"
     "  --workers N           forwarding threads [1]\n"
     "  --cpus LIST           CPUs to pin them to, as 0,2-5\n"
     "  --linger SECONDS      end when there was no port and no client for so long [0: never]\n"
@@ -46,11 +49,32 @@ static unsigned int number(const char *option, const char *text, unsigned long l
     return (unsigned int)n;
 }
 
-enum { OPT_RUNDIR = 256, OPT_GROUP, OPT_WORKERS, OPT_CPUS, OPT_LINGER, OPT_BATCH, OPT_BRIDGES, OPT_BUSY, OPT_READY };
+static gid_t group(const char *option, const char *name)
+{
+    const struct group *gr = getgrnam(name);
+
+    if (!gr)
+        fatal(2, "--%s %s: no such group", option, name);
+    return gr->gr_gid;
+}
+
+enum {
+    OPT_RUNDIR = 256,
+    OPT_GROUP,
+    OPT_MONITOR_GROUP,
+    OPT_WORKERS,
+    OPT_CPUS,
+    OPT_LINGER,
+    OPT_BATCH,
+    OPT_BRIDGES,
+    OPT_BUSY,
+    OPT_READY,
+};
 
 static const struct option long_options[] = {
     {"rundir", required_argument, NULL, OPT_RUNDIR},
     {"group", required_argument, NULL, OPT_GROUP},
+    {"monitor-group", required_argument, NULL, OPT_MONITOR_GROUP},
     {"workers", required_argument, NULL, OPT_WORKERS},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"linger", required_argument, NULL, OPT_LINGER},
@@ -69,6 +93,7 @@ static void apply(int opt, const char *arg)
     switch (opt) {
     case OPT_RUNDIR: options.rundir = arg; break;
     case OPT_GROUP: options.group = arg; break;
+    case OPT_MONITOR_GROUP: options.monitor_group = group("monitor-group", arg); break;
     case OPT_WORKERS: options.workers = number("workers", arg, 1, WORKERS_MAX); break;
     case OPT_CPUS: options.cpus = arg; break;
     case OPT_LINGER: options.linger = number("linger", arg, 0, 1000000); break;

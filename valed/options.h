@@ -4,10 +4,14 @@
 #define VALED_OPTIONS_H
 
 #include <stdbool.h>
+#include <sys/types.h>
+
+#define NO_GROUP ((gid_t)-1)
 
 struct options {
     const char *rundir;        /* NULL: the first place of the list in libvale.h */
     const char *group;         /* may use netmap.sock; NULL: the user's own */
+    gid_t monitor_group;       /* may see other ports' frames, besides root and the user; or NO_GROUP */
     const char *cpus;          /* for the workers; NULL: not pinned */
     unsigned int workers;      /* threads */
     unsigned int linger;       /* seconds without ports and clients before valed ends; 0: never */

@@ -5,6 +5,7 @@
 #include "attach.h"
 #include "forward.h"
 #include "log.h"
+#include "monitor.h"
 #include "qmp.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -99,6 +100,7 @@ static void unlink_port(struct port *port)
             worker_forget_ring(port->ring[i]);
     log_info("%s: closed: %s", port->name.full, port->reason);
     qmp_event_port("PORT_REMOVED", port, port->reason);
+    monitor_close_all(port->sw, port, "its port has gone");
     vswitch_remove_port(port);
     forward_room(port); /* who waited for it need not any more */
     port->state = PORT_UNLINKED;

@@ -28,6 +28,7 @@
 struct worker;
 struct vswitch;
 struct port;
+struct monitor;
 
 /* Why a frame was dropped. The first group happens on the way in, the second on the way out. */
 enum drop_reason {
@@ -150,7 +151,8 @@ struct port_ops {
     /*
      * Copies frames to the port: those of the batch that `order` lists, `n` of them, in this order. `queue` is the sender's
      * ring, to be mapped onto the port's own. Wakes the client once. Returns how many it is done with, from the first on:
-     * it counts them as delivered or as dropped, and has no room for the rest, which it does not count.
+     * it counts them as delivered or as dropped (then it says batch_undelivered()), and has no room for the rest, which it
+     * does not count.
      */
     unsigned int (*egress)(struct port *port, unsigned int queue, const struct batch *batch, const uint16_t *order,
                            unsigned int n);
@@ -181,6 +183,7 @@ struct port {
     pid_t pid;
     unsigned int users; /* descriptors that hold it open */
     bool exclusive;
+    struct monitor *monitor; /* whose rings these are, in no switch (monitor.h); NULL: a port of a switch */
 
     unsigned int ring_count;
     struct ring *ring[VALE_RINGS_MAX];

@@ -368,11 +368,11 @@ static inline void fill_slot(struct netmap_slot *slot, uint32_t len, uint32_t fl
 }
 
 /*
- * The rare frame: several segments, several slots, or a header of that length before it. Returns the slots filled; *good is
- * false if one had no buffer.
+ * The rare frame: several segments, several slots, or a header of that length before it. All its slots get these flags.
+ * Returns the slots filled; *good is false if one had no buffer.
  */
 static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint32_t at, const struct batch *b,
-                          unsigned int index, uint32_t header_len, bool *good)
+                          unsigned int index, uint32_t header_len, uint32_t flags, bool *good)
 {
     const struct frame *f = &b->frame[index];
     const struct segment *next = &b->seg[f->first];
@@ -387,7 +387,7 @@ static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint3
 
         left -= len;
         *good = *good && to;
-        fill_slot(&rx->slot[at], to ? len : 0, (left ? NS_MOREFRAG : 0) | slots << NS_PORT_SHIFT);
+        fill_slot(&rx->slot[at], to ? len : 0, flags | (left ? NS_MOREFRAG : 0) | slots << NS_PORT_SHIFT);
         while (len) {
             uint32_t part;
 
@@ -406,8 +406,8 @@ static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint3
     return slots;
 }
 
-static unsigned int ring_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
-                                unsigned int n)
+unsigned int ring_port_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                              unsigned int n, uint32_t flags)
 {
     struct ring_port *rp = to_ring_port(port);
     const struct region *region = &rp->region;
@@ -429,11 +429,13 @@ static unsigned int ring_egress(struct port *port, unsigned int queue, const str
             good = to != NULL;
             if (to)
                 copy_bytes(to, b->seg[f->first].data, f->len);
-            fill_slot(&rx->slot[at], to ? f->len : 0, 1 << NS_PORT_SHIFT);
+            fill_slot(&rx->slot[at], to ? f->len : 0, flags | 1 << NS_PORT_SHIFT);
             at = advance(at, 1, rx->slots);
         } else {
-            at = advance(at, copy_long(region, rx, at, b, order[k], header, &good), rx->slots);
+            at = advance(at, copy_long(region, rx, at, b, order[k], header, flags, &good), rx->slots);
         }
+        if (!good)
+            batch_undelivered(b, order[k]);
         bad += !good;
         bytes += good ? f->len : 0;
     }
@@ -443,6 +445,12 @@ static unsigned int ring_egress(struct port *port, unsigned int queue, const str
     count(&c->tx_bytes, bytes);
     count(&c->tx_dropped[DROP_BAD_SLOT], bad);
     return run.frames;
+}
+
+static unsigned int ring_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                                unsigned int n)
+{
+    return ring_port_egress(port, queue, b, order, n, 0);
 }
 
 static bool ring_want_room(struct port *port, unsigned int queue, bool on)
@@ -562,6 +570,16 @@ int ring_port_create(struct port **port, const struct vale_name *name, const str
     }
     *port = &rp->port;
     return 0;
+}
+
+void ring_port_close_tx(struct port *port)
+{
+    struct ring_port *rp = to_ring_port(port);
+
+    for (unsigned int i = 0; i < rp->region.config.tx_rings; i++) {
+        region_ring(&rp->region, i)->tail = rp->tx[i].ctl->valed.hwtail = 0;
+        rp->tx[i].ctl->valed.need_kick = 0;
+    }
 }
 
 unsigned int ring_port_header(const struct port *port)

@@ -17,6 +17,13 @@ void ring_port_set_header(struct port *port, unsigned int len);
 /* What REGISTER hands over; the descriptors stay the port's. */
 void ring_port_fds(const struct port *port, int fds[VALE_FD_COUNT]);
 
+/* Leaves the client without room to send, for ever. Before the port is handed over. */
+void ring_port_close_tx(struct port *port);
+
+/* The egress of ring_port_ops, with these flags (NS_*) in the slots. */
+unsigned int ring_port_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
+                              unsigned int n, uint32_t flags);
+
 extern const struct port_ops ring_port_ops;
 
 #endif

@@ -243,6 +243,7 @@ static unsigned int stream_egress(struct port *port, unsigned int queue, const s
     (void)queue;
     if (!peer) {
         count(&c->tx_dropped[DROP_DOWN], n);
+        batch_undelivered_all(b, order, n);
         return n;
     }
     pthread_mutex_lock(&sp->lock);

@@ -161,6 +161,8 @@ static unsigned int tap_egress(struct port *port, unsigned int queue, const stru
         if (drop == DROP_RING_FULL)
             break;
         dropped[drop]++;
+        if (drop != DROP_REASONS)
+            batch_undelivered(b, order[k]);
         bytes += drop == DROP_REASONS ? f->len : 0;
     }
     count(&c->tx_frames, dropped[DROP_REASONS]);

@@ -343,6 +343,7 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
 
     if (!m) {
         count(&c->tx_dropped[DROP_DOWN], n);
+        batch_undelivered_all(b, order, n);
         return n;
     }
     while (done < n && step) {
@@ -350,6 +351,7 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
         done += step;
         if (step == 0 && !m->mergeable && has_buffers(rx, m)) {
             too_large++;
+            batch_undelivered(b, order[done]);
             done += step = 1;
         }
     }

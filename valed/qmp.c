@@ -6,6 +6,7 @@
 #include "handed_fds.h"
 #include "log.h"
 #include "main.h"
+#include "monitor.h"
 #include "query.h"
 #include "switch_commands.h"
 #include "tuning.h"
@@ -109,6 +110,15 @@ void qmp_event_port(const char *event, const struct port *port, const char *reas
     broadcast(event, data);
 }
 
+void qmp_event_monitor(const char *event, const struct monitor *monitor, const char *reason)
+{
+    json_t *data = monitor_describe(monitor);
+
+    if (reason)
+        json_object_set_new(data, "reason", json_string(reason));
+    broadcast(event, data);
+}
+
 void qmp_event_switch(const char *event, const struct vswitch *sw)
 {
     broadcast(event, json_pack("{s:s}", "name", sw->name));
@@ -138,34 +148,33 @@ static json_t *cmd_switches(json_t *arguments, const char **error)
     return query_switches();
 }
 
-static json_t *cmd_ports(json_t *arguments, const char **error)
+/* What `query` says of all switches, or of the one that is named. */
+static json_t *of_switches(json_t *arguments, const char **error, json_t *(*query)(const char *switch_name))
 {
     const char *name = NULL;
     json_t *list;
 
-    if (arguments && json_unpack(arguments, "{s?s !}", "switch", &name) != 0) {
-        *error = "query-ports takes one argument, switch: the name of a switch";
+    *error = "expected one argument, switch: the name of a switch; or none";
+    if (arguments && json_unpack(arguments, "{s?s !}", "switch", &name) != 0)
         return NULL;
-    }
-    list = query_ports(name);
-    if (!list)
-        *error = "no such switch; query-switches lists them";
+    list = query(name);
+    *error = "no such switch; query-switches lists them";
     return list;
+}
+
+static json_t *cmd_ports(json_t *arguments, const char **error)
+{
+    return of_switches(arguments, error, query_ports);
+}
+
+static json_t *cmd_monitors(json_t *arguments, const char **error)
+{
+    return of_switches(arguments, error, query_monitors);
 }
 
 static json_t *cmd_stats(json_t *arguments, const char **error)
 {
-    const char *name = NULL;
-    json_t *stats;
-
-    if (arguments && json_unpack(arguments, "{s?s !}", "switch", &name) != 0) {
-        *error = "query-stats takes one argument, switch: the name of a switch";
-        return NULL;
-    }
-    stats = query_stats(name);
-    if (!stats)
-        *error = "no such switch; query-switches lists them";
-    return stats;
+    return of_switches(arguments, error, query_stats);
 }
 
 static json_t *cmd_workers(json_t *arguments, const char **error)
@@ -222,7 +231,7 @@ static const struct command commands[] = {
     {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
     {"port-del", control_port_del}, {"switch-set", switch_set},
     {"query-parameters", tuning_query}, {"parameter-set", tuning_set}, {"worker-set", tuning_worker},
-    {"query-stats", cmd_stats},
+    {"query-stats", cmd_stats},     {"query-monitors", cmd_monitors},
     {"query-fdb", fdb_query},       {"fdb-add", fdb_add},             {"fdb-del", fdb_del},
     {"fdb-flush", fdb_flush},       {"getfd", cmd_getfd},
     {"closefd", cmd_closefd},       {"quit", cmd_quit},

@@ -11,6 +11,7 @@
 
 #include "watch.h"
 
+struct monitor;
 struct port;
 struct vswitch;
 
@@ -20,8 +21,9 @@ void qmp_stop(void);
 void qmp_accept(struct watch *w);
 void qmp_ready(struct watch *w, uint32_t events);
 
-/* Events. reason: why a port was closed, else NULL. */
+/* Events. reason: why a port or monitor was closed, else NULL. */
 void qmp_event_port(const char *event, const struct port *port, const char *reason);
+void qmp_event_monitor(const char *event, const struct monitor *monitor, const char *reason);
 void qmp_event_switch(const char *event, const struct vswitch *sw);
 
 /* The descriptor to which the client whose command runs gave this name by getfd; it is the caller's now. -ENOENT. */

@@ -2,6 +2,7 @@
 /* Switches, ports and counters as JSON. */
 #include "query.h"
 
+#include "monitor.h"
 #include "version.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -73,23 +74,30 @@ static json_t *ring_workers(const struct port *port)
     return list;
 }
 
+json_t *query_egress(const struct port_counters *c)
+{
+    json_t *object = json_object();
+
+    json_object_set_new(object, "offered", number(&c->tx_offered));
+    json_object_set_new(object, "frames", number(&c->tx_frames));
+    json_object_set_new(object, "bytes", number(&c->tx_bytes));
+    json_object_set_new(object, "dropped", drops(c->tx_dropped));
+    return object;
+}
+
 json_t *query_port(const struct port *port)
 {
     const struct port_counters *c = &port->counters;
     json_t *object = json_pack("{s:s, s:s, s:i, s:i, s:b, s:{s:I, s:i}}", "name", port->name.full, "kind", port->ops->kind,
                                "index", (int)port->index, "rings", (int)port->ring_count, "exclusive", port->exclusive,
                                "peer", "uid", (json_int_t)port->uid, "pid", (int)port->pid);
-    json_t *rx = json_object(), *tx = json_object();
+    json_t *rx = json_object(), *tx = query_egress(c);
 
     json_object_set_new(rx, "frames", number(&c->rx_frames));
     json_object_set_new(rx, "bytes", number(&c->rx_bytes));
     json_object_set_new(rx, "unicast", number(&c->unicast));
     json_object_set_new(rx, "flooded", number(&c->flooded));
     json_object_set_new(rx, "dropped", drops(c->rx_dropped));
-    json_object_set_new(tx, "offered", number(&c->tx_offered));
-    json_object_set_new(tx, "frames", number(&c->tx_frames));
-    json_object_set_new(tx, "bytes", number(&c->tx_bytes));
-    json_object_set_new(tx, "dropped", drops(c->tx_dropped));
     json_object_set_new(tx, "segmented", segmented(c));
     json_object_set_new(object, "workers", ring_workers(port));
     json_object_set_new(object, "rx", rx);
@@ -154,4 +162,18 @@ json_t *query_stats(const char *switch_name)
     }
     json_decref(ports);
     return json_pack("{s:I, s:o}", "time", (json_int_t)now.tv_sec * 1000000000 + now.tv_nsec, "ports", list);
+}
+
+json_t *query_monitors(const char *switch_name)
+{
+    json_t *list;
+
+    if (switch_name && !vswitch_find(switch_name))
+        return NULL;
+    list = json_array();
+    for (const struct vswitch *sw = switches; sw; sw = sw->next)
+        for (struct monitor *m = sw->monitors; m; m = monitor_next(m))
+            if (!switch_name || strcmp(sw->name, switch_name) == 0)
+                json_array_append_new(list, monitor_describe(m));
+    return list;
 }

@@ -2,6 +2,7 @@
 /* Named switches and their ports. */
 #include "vswitch.h"
 
+#include "monitor.h"
 #include "options.h"
 #include "qmp.h"
 #include "worker.h"
@@ -68,6 +69,7 @@ static void vswitch_remove(struct vswitch *sw)
     while (*link != sw)
         link = &(*link)->next;
     *link = sw->next;
+    monitor_close_all(sw, NULL, "its switch has gone");
     qmp_event_switch("SWITCH_REMOVED", sw);
     reclaim(vswitch_free, sw);
 }

@@ -25,6 +25,7 @@ struct vswitch {
     bool kept;        /* set up by management: stays without ports */
     _Atomic unsigned int port_limit; /* one more than the highest index in use */
     unsigned int port_count;
+    _Atomic(struct monitor *) monitors; /* of the switch and of its ports: monitor.h */
     _Atomic(struct port *) ports[SWITCH_PORTS];
     struct vswitch *next;
 };

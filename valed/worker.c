@@ -343,7 +343,7 @@ static int worker_init(struct worker *w, unsigned int index)
     w->phase = 1;
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    w->batch = malloc(sizeof(*w->batch));
+    w->batch = calloc(1, sizeof(*w->batch));
     w->active = reserve_list();
     w->parked = reserve_list();
     if (w->epoll_fd < 0 || w->wake_fd < 0 || !w->batch || w->active == MAP_FAILED || w->parked == MAP_FAILED)

@@ -123,7 +123,9 @@ class Valed:
             self.process.wait()
 
     # What /proc says of it.
-    def as_nobody(self, run: Callable[[], int]) -> int:
+    def as_nobody(
+        self, run: Callable[[], int], gid: int = 65534, groups: tuple[int, ...] = ()
+    ) -> int:
         """What run() returns as uid 65534, with access to the attach socket; 255 if it raises."""
         self.rundir.parent.chmod(0o755)
         self.rundir.chmod(0o755)
@@ -132,7 +134,8 @@ class Valed:
         if child == 0:
             result = 255  # above every errno
             with contextlib.suppress(Exception):
-                os.setgroups([])
+                os.setgroups(groups)
+                os.setresgid(gid, gid, gid)
                 os.setresuid(65534, 65534, 65534)
                 result = run()
             os._exit(result)
