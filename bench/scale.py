@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the switch costs when it grows: more workers, more ports, more switches, and nobody there.
+"""What the switch costs when it grows: more workers, ports, switches, monitors; and nobody there.
 
 Frames come from null sources and end in null sinks, so that only the switch is measured; or from
 programs of the test's own that sleep. Times of a worker are its processor time (schedstat), per
@@ -25,8 +25,8 @@ from typing import Any
 import host
 
 sys.path.insert(0, str(host.ROOT / "tests"))
-from lib.native import station
-from lib.valed import Valed
+from lib.native import MONITOR_RX, station
+from lib.valed import Valed, eventually
 
 ROUNDTRIP = host.BUILD / "bench" / "roundtrip"
 REPORT = host.BUILD / "bench" / "scale.json"
@@ -120,6 +120,37 @@ def with_switches(switches: int) -> Measure:
     return measure
 
 
+def with_full_monitor(watch: bool) -> Measure:
+    """A sink that is watched, or not, by one who does not read: ns per frame."""
+
+    def measure(seconds: float) -> float:
+        with switch() as valed:
+            source = pair(valed, "vale1", 0)
+            if watch:
+                full = valed.open("vale1:k0", flags=MONITOR_RX).rx[0]
+                eventually("a full monitor", lambda: full.room == full.num_slots - 1)
+            return cost(valed, [source], seconds)
+
+    return measure
+
+
+def with_read_monitor(seconds: float) -> float:
+    """The same, watched by vale-pktgen, which reads: ns per frame."""
+    with switch() as valed:
+        source = pair(valed, "vale1", 0)
+        env = {k: v for k, v in os.environ.items() if k != "VALE_DEV"}
+        argv = [str(host.PKTGEN), "-i", "vale1:k0/r", "-f", "rx", "--json"]
+        reader = host.start(host.choose_cpus().rx, argv, env | {"VALE_RUNDIR": str(valed.rundir)})
+        try:
+            assert reader.stderr is not None
+            if reader.stderr.readline() != "ready\n":
+                host.fail("the monitor did not start", 1)
+            return cost(valed, [source], seconds)
+        finally:
+            reader.terminate()
+            reader.communicate(timeout=host.TIMEOUT)
+
+
 @contextmanager
 def crowd(ports: int, switches: int) -> Iterator[Valed]:
     with switch() as valed:
@@ -211,6 +242,13 @@ def run(trials: int, seconds: float) -> dict[str, Any]:
     r = report["switches"] = alternate(with_switches(1), with_switches(16), trials, seconds)
     value = f"{r['ratio']:.2f} of {r['medians']['a']:.1f} ns"
     row("a frame of 16 busy switches, against 1", value, "at most 1.2", r["ratio"] <= 1.2)
+    unwatched = with_full_monitor(False)
+    r = report["monitor_full"] = alternate(unwatched, with_full_monitor(True), trials, seconds)
+    value = f"{r['ratio']:.2f} of {r['medians']['a']:.1f} ns"
+    row("a frame of a port whose monitor is full", value, "at most 1.1", r["ratio"] <= 1.1)
+    r = report["monitor_read"] = alternate(unwatched, with_read_monitor, trials, seconds)
+    value = f"{r['ratio']:.2f} of {r['medians']['a']:.1f} ns"
+    row("a frame of a port whose monitor is read", value, "", True)
     i = report["idle"] = idle(5)
     value = f"{i['wakeups']:.0f} wake-ups, {i['ticks']:.0f} ticks"
     row("254 idle ports on 16 switches, 5 seconds", value, "none", not i["wakeups"] + i["ticks"])
