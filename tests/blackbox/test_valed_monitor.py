@@ -18,8 +18,9 @@ import pytest
 
 from blackbox.test_pktgen import Pktgen, environment, one_line
 from blackbox.test_valed_offload import PORT_HDR_GET, PORT_HDR_SET, Segment, get_header
-from blackbox.test_valed_ports import source, stream_peer
+from blackbox.test_valed_ports import add_tap, source, stream_peer
 from blackbox.test_valed_wait import lock, running, waits
+from lib import netns
 from lib.native import (
     BROADCAST,
     MONITOR_RX,
@@ -36,6 +37,7 @@ from lib.native import (
     request,
     station,
 )
+from lib.netns import Namespace
 from lib.qmp import QmpError
 from lib.valed import BINARY, ROOT, Valed, check_books, eventually
 from lib.vhost import FrontEnd
@@ -337,6 +339,23 @@ def test_stream(valed: Valed) -> None:
         a.receive(1)
         a.send([frame(B, A)])
         assert seen(monitor, 2) == [(True, frame(BROADCAST, B)), (False, frame(B, A))]
+
+
+def test_tap(valed: Valed) -> None:
+    """While the device is down nothing is delivered; its removal ends the monitor."""
+    if reason := netns.why_not():
+        pytest.skip(reason)
+    with Namespace.make("m") as space:
+        a = valed.open("vale1:a")
+        add_tap(valed.qmp(), "vale1:t", space.open_tap("tap0"))
+        monitor = valed.open("vale1:t", flags=MONITOR_RX)
+        a.send(numbered(BROADCAST, A, 3))
+        a.flush()
+        space.up("tap0")
+        a.send(numbered(BROADCAST, A, 4, first=3))
+        assert monitor.receive(4) == numbered(BROADCAST, A, 4, first=3)
+        space.ip("link", "del", "tap0")
+        assert monitor.hung_up()
 
 
 def test_null(valed: Valed) -> None:
