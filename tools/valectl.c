@@ -48,7 +48,7 @@ static const char help[] =
     "      --tap NAME                a network interface of the host\n"
     "      --null                    takes all frames and keeps none\n"
     "  del PORT                      remove a port\n"
-    "  set SWITCH|PORT KEY=VALUE...  change settings, such as p2p=on\n"
+    "  set SWITCH|PORT KEY=VALUE...  change settings, such as p2p=on, or in.delay=10ms out.loss=1%\n"
     "  set workerN KEY=VALUE...      cpu=2 pins it, port=vale1:a gives it that port's rings\n"
     "  set KEY=VALUE...              parameters of valed: bridge_batch, max_bridges, verbose, busy_poll\n"
     "  fdb SWITCH                    stations and the ports they are on\n"
@@ -297,6 +297,56 @@ static json_t *parse_value(const char *text)
     return end != text && *end == '\0' && isfinite(real) ? json_real(real) : json_string(text);
 }
 
+/* What a number may carry, in what port-set takes: microseconds, percent, bits per second, bytes. */
+static const struct unit {
+    const char *name;
+    double factor;
+    const char *keys; /* that it is for */
+} units[] = {
+    {"us", 1, " delay jitter "},   {"ms", 1e3, " delay jitter "},  {"s", 1e6, " delay jitter "},
+    {"%", 1, " loss duplicate corrupt reorder "},
+    {"bit", 1, " rate "},          {"kbit", 1e3, " rate "},        {"Mbit", 1e6, " rate "},       {"Gbit", 1e9, " rate "},
+    {"KiB", 1024, " limit "},      {"MiB", 1 << 20, " limit "},
+};
+
+/* Of an impairment: a number with a unit, or none. */
+static json_t *parse_impairment(const char *key, const char *text)
+{
+    char *end, word[32];
+    double value = strtod(text, &end);
+
+    if (strcmp(text, "none") == 0) {
+        return json_integer(0);
+    }
+    snprintf(word, sizeof(word), " %s ", key);
+    for (size_t i = 0; end != text && i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcasecmp(end, units[i].name) == 0 && strstr(units[i].keys, word) != NULL && fabs(value) < 1e15) {
+            value *= units[i].factor;
+            return strcmp(units[i].name, "%") == 0 ? json_real(value) : json_integer(llround(value));
+        }
+    }
+    return parse_value(text);
+}
+
+/* KEY=VALUE of a port: in.delay=10ms, or in=none. */
+static void set_impairment(json_t *arguments, char *key, const char *value)
+{
+    char *dot = strchr(key, '.');
+    json_t *direction;
+
+    if (dot == NULL) {
+        json_object_set_new(arguments, key, strcmp(value, "none") == 0 ? json_null() : parse_value(value));
+        return;
+    }
+    *dot = '\0';
+    direction = json_object_get(arguments, key);
+    if (!json_is_object(direction)) {
+        direction = json_object();
+        json_object_set_new(arguments, key, direction);
+    }
+    json_object_set_new(direction, dot + 1, parse_impairment(dot + 1, value));
+}
+
 /* Whose settings are meant: the command for them; its arguments say so then. */
 static const char *settings_of(const char *what, json_t *arguments)
 {
@@ -329,7 +379,11 @@ static void run_set(struct qmp_client *qmp, const struct options *o, char **args
             usage_error("not KEY=VALUE", *arg);
         }
         *equals = '\0';
-        json_object_set_new(arguments, *arg, parse_value(equals + 1));
+        if (strcmp(command, "port-set") == 0) {
+            set_impairment(arguments, *arg, equals + 1);
+        } else {
+            json_object_set_new(arguments, *arg, parse_value(equals + 1));
+        }
     }
     result = execute(qmp, command, arguments);
     if (o->json) {

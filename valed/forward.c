@@ -3,6 +3,7 @@
 #include "forward.h"
 
 #include "fdb.h"
+#include "line.h"
 #include "monitor.h"
 #include "offload.h"
 #include "vswitch.h"
@@ -136,14 +137,33 @@ static unsigned int merge(struct batch *b, uint16_t unicast, uint16_t flood)
     return n;
 }
 
+/* Frames of a ring come to a port; they are not new there when it is the port's own line that held them. */
+static void count_offered(const struct ring *ring, struct port *port, unsigned int n)
+{
+    if (ring->role != RING_OF_LINE_OUT)
+        count(&port->counters.tx_offered, n);
+}
+
+/* Hands the first n frames of b->order to the port's line. False when it has none, or when they come from there. */
+static bool into_line(const struct ring *ring, struct port *port, const struct batch *b, unsigned int n)
+{
+    struct line *line = atomic_load_explicit(&port->line[DIRECTION_OUT], memory_order_acquire);
+
+    if (!line || ring->role == RING_OF_LINE_OUT)
+        return false;
+    count_offered(ring, port, n);
+    line_take(line, ring->index, b, b->order, n);
+    return true;
+}
+
 /*
  * Hands a port the first n frames of b->order. Returns how many it is done with; where *passed is given (see offload.h) it
  * waits for room, else everything is done with.
  */
-static unsigned int transmit(struct port *port, unsigned int queue, struct batch *b, unsigned int n, uint16_t *passed)
+static unsigned int transmit(const struct ring *ring, struct port *port, struct batch *b, unsigned int n, uint16_t *passed)
 {
     bool watched = is_monitored(port->sw);
-    unsigned int done;
+    unsigned int queue = ring->index, done;
 
     if (watched)
         monitor_begin(b);
@@ -157,8 +177,15 @@ static unsigned int transmit(struct port *port, unsigned int queue, struct batch
         count(&port->counters.tx_dropped[DROP_RING_FULL], n - done);
         done = n;
     }
-    count(&port->counters.tx_offered, done);
+    count_offered(ring, port, done);
     return done;
+}
+
+/* The same for frames that do not wait, impaired where the port is. */
+static void send_off(const struct ring *ring, struct port *port, struct batch *b, unsigned int n)
+{
+    if (!into_line(ring, port, b, n))
+        transmit(ring, port, b, n, NULL);
 }
 
 static struct port *port_at(const struct ring *ring, unsigned int out)
@@ -173,7 +200,7 @@ static bool deliver(struct ring *ring, struct batch *b, unsigned int out, uint16
 
     if (!port)
         return false;
-    transmit(port, ring->index, b, merge(b, unicast, flood), NULL);
+    send_off(ring, port, b, merge(b, unicast, flood));
     return true;
 }
 
@@ -253,8 +280,14 @@ static void block(struct ring *ring, unsigned int out, uint64_t now)
 static unsigned int deliver_waiting(struct ring *ring, struct batch *b, unsigned int out, unsigned int n, uint64_t now)
 {
     struct port *port = port_at(ring, out);
-    unsigned int done = transmit(port, ring->index, b, n, &ring->segments_passed);
+    unsigned int done;
 
+    if (into_line(ring, port, b, n)) {
+        ring->blocked_on = BLOCKED_NONE;
+        ring->segments_passed = 0;
+        return n;
+    }
+    done = transmit(ring, port, b, n, &ring->segments_passed);
     if (done) {
         atomic_store_explicit(&port->moved, now, memory_order_relaxed);
         atomic_store_explicit(&port->stalled, false, memory_order_relaxed);
@@ -267,7 +300,7 @@ static unsigned int deliver_waiting(struct ring *ring, struct batch *b, unsigned
         return done;
     ring->blocked_on = BLOCKED_NONE;
     ring->segments_passed = 0;
-    count(&port->counters.tx_offered, n - done);
+    count_offered(ring, port, n - done);
     count(&port->counters.tx_dropped[DROP_STALLED], n - done);
     return n;
 }
@@ -279,7 +312,7 @@ static void flood(struct ring *ring, struct batch *b, unsigned int n)
         struct port *port = port_at(ring, out);
 
         if (port && out != ring->port->index)
-            transmit(port, ring->index, b, n, NULL);
+            send_off(ring, port, b, n);
     }
 }
 
@@ -343,18 +376,47 @@ void forward_room(struct port *port)
 
 /* ----------------------------------------------------------------------------------------------------------- a batch --- */
 
-unsigned int forward_batch(struct ring *ring, struct batch *b, uint64_t now)
+/* A ring on its way out waits for nobody. */
+static bool may_wait(const struct ring *ring)
+{
+    return atomic_load_explicit(&ring->port->sw->wait_limit, memory_order_relaxed) && !ring->draining;
+}
+
+static void count_entered(const struct ring *ring, const struct batch *b, unsigned int n)
+{
+    uint64_t bytes = 0;
+
+    if (ring->role != RING_OF_CLIENT)
+        return;
+    for (unsigned int i = 0; i < n; i++)
+        bytes += b->frame[i].len;
+    count(&ring->port->counters.rx_frames, n);
+    count(&ring->port->counters.rx_bytes, bytes);
+}
+
+/* The batch comes out of the line of its destination. */
+static unsigned int finish_out(struct ring *ring, struct batch *b, uint64_t now)
+{
+    for (unsigned int i = 0; i < b->frames; i++)
+        b->order[i] = (uint16_t)i;
+    if (may_wait(ring))
+        return deliver_waiting(ring, b, ring->port->index, b->frames, now);
+    ring->blocked_on = BLOCKED_NONE;
+    ring->segments_passed = 0;
+    return transmit(ring, ring->port, b, b->frames, NULL);
+}
+
+/* Looks destinations up and forwards. Returns the frames done with. */
+static unsigned int forward(struct ring *ring, struct batch *b, uint64_t now)
 {
     struct port_counters *c = &ring->port->counters;
     struct vswitch *sw = ring->port->sw;
     unsigned int done = b->frames;
     struct lists l;
-    uint64_t bytes = 0;
 
     l.flooded = l.self = l.gone = l.locked = 0;
     refresh_cache(ring, &sw->fdb, (uint32_t)(now / 1000000));
-    /* A ring on its way out waits for nobody. */
-    if (atomic_load_explicit(&sw->wait_limit, memory_order_relaxed) && !ring->draining) {
+    if (may_wait(ring)) {
         done = forward_waiting(ring, b, &l, now);
         if (is_monitored(sw))
             monitor_sent(ring, b, done);
@@ -365,14 +427,28 @@ unsigned int forward_batch(struct ring *ring, struct batch *b, uint64_t now)
             monitor_sent(ring, b, done);
         forward_dropping(ring, b, &l);
     }
-    for (unsigned int i = 0; i < done; i++)
-        bytes += b->frame[i].len;
-    count(&c->rx_frames, done);
-    count(&c->rx_bytes, bytes);
     count(&c->flooded, l.flooded);
     count(&c->rx_dropped[DROP_SELF], l.self);
     count(&c->rx_dropped[DROP_GONE], l.gone);
     count(&c->rx_dropped[DROP_MAC_LOCKED], l.locked);
     count(&c->unicast, done - l.flooded - l.self - l.gone - l.locked);
+    return done;
+}
+
+unsigned int forward_batch(struct ring *ring, struct batch *b, uint64_t now)
+{
+    struct line *line = atomic_load_explicit(&ring->port->line[DIRECTION_IN], memory_order_acquire);
+    unsigned int done = b->frames;
+
+    if (ring->role == RING_OF_LINE_OUT)
+        return finish_out(ring, b, now);
+    if (line && ring->role == RING_OF_CLIENT) {
+        ring->blocked_on = BLOCKED_NONE;
+        ring->segments_passed = 0;
+        line_take(line, ring->index, b, NULL, b->frames);
+    } else {
+        done = forward(ring, b, now);
+    }
+    count_entered(ring, b, done);
     return done;
 }

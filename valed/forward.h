@@ -25,7 +25,8 @@
 #include "port.h"
 
 /*
- * Forwards the batch, which came from ring. Returns the frames that are done with, from the first on: all, unless the switch
+ * Forwards the batch, which came from ring: a client's, or that of a delay line (line.h), which every frame passes where its
+ * direction is impaired. Returns the frames that are done with, from the first on: all, unless the switch
  * waits and one has no room. now: microseconds of the monotonic clock.
  */
 unsigned int forward_batch(struct ring *ring, struct batch *batch, uint64_t now);

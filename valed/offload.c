@@ -246,6 +246,14 @@ void offload_write(const struct batch *b, unsigned int i, uint8_t *header)
         memcpy(header, &b->offload[i], sizeof(struct offload));
 }
 
+void offload_fill_checksum(uint8_t *frame, uint16_t len, const struct offload *o)
+{
+    struct sum sum = {0};
+
+    sum_add(&sum, frame + o->csum_start, (uint32_t)len - o->csum_start);
+    sum_put(&sum, frame + o->csum_start + o->csum_offset);
+}
+
 /* ---------------------------------------------------------------------------------------------------- completing --- */
 
 /* Where a frame on its way out comes from. */

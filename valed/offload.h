@@ -49,6 +49,9 @@ static inline unsigned int offload_weight(const struct batch *b, unsigned int i)
 /* Writes the header that goes before frame i, all NET_HEADER_MAX bytes of it. */
 void offload_write(const struct batch *b, unsigned int i, uint8_t *header);
 
+/* Fills in the checksum of a frame of len bytes that needs no more than that. */
+void offload_fill_checksum(uint8_t *frame, uint16_t len, const struct offload *o);
+
 /*
  * port_ops.egress for a batch with needs that the port does not accept: completes those frames on the way. Where room lacks
  * it drops (passed NULL), or stops: *passed says how many segments of the first frame that was not done with were delivered,

@@ -4,6 +4,8 @@
 
 #include "attach.h"
 #include "forward.h"
+#include "impair.h"
+#include "line.h"
 #include "log.h"
 #include "monitor.h"
 #include "qmp.h"
@@ -18,6 +20,7 @@ const char *const drop_names[DROP_REASONS] = {
     [DROP_BAD_SLOT] = "bad_slot", [DROP_BAD_HEADER] = "bad_header", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
     [DROP_MAC_LOCKED] = "mac_locked",
     [DROP_RING_FULL] = "ring_full", [DROP_STALLED] = "stalled", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
+    [DROP_LOSS] = "loss", [DROP_DELAY_FULL] = "delay_full",
 };
 
 static struct port *draining;
@@ -44,7 +47,7 @@ int port_add(struct port *port)
     log_info("%s: %s port opened by pid %d", port->name.full, port->ops->kind, (int)port->pid);
     qmp_event_port("PORT_ADDED", port, NULL);
     for (unsigned int i = 0; i < port->ring_count && err == 0; i++)
-        err = worker_add_ring(port->ring[i]);
+        err = worker_add_ring(port->ring[i], &port->ops->ring);
     if (err) {
         /* Leaves like any other port, with the rings that it has. */
         log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
@@ -112,10 +115,11 @@ bool port_reap(void)
 {
     struct port **link = &draining;
 
+    line_reap();
     while (*link) {
         struct port *port = *link;
 
-        if (is_drained(port)) {
+        if (is_drained(port) && impair_end(port)) {
             *link = port->next_draining;
             unlink_port(port);
         } else {

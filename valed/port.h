@@ -29,6 +29,11 @@ struct worker;
 struct vswitch;
 struct port;
 struct monitor;
+struct line;
+struct impairment;
+
+/* From the port into the switch, and from the switch to the port. */
+enum direction { DIRECTION_IN, DIRECTION_OUT };
 
 /* Why a frame was dropped. The first group happens on the way in, the second on the way out. */
 enum drop_reason {
@@ -44,6 +49,8 @@ enum drop_reason {
     DROP_STALLED,   /* out: it had none for the wait-limit of a switch that waits, and has not moved since */
     DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */
     DROP_DOWN,      /* out: nobody is connected, the guest's driver is not there, or the interface is down */
+    DROP_LOSS,      /* in, out: an impairment (line.h) */
+    DROP_DELAY_FULL, /* in, out: no room in the delay line */
     DROP_REASONS
 };
 
@@ -51,12 +58,13 @@ extern const char *const drop_names[DROP_REASONS];
 
 /* Counters of one direction. Written with relaxed atomics once per batch, by any worker. */
 struct port_counters {
-    _Atomic uint64_t rx_frames; /* from the port into the switch: = rx_dropped + unicast + flooded */
+    /* From the port into the switch: rx_frames + duplicated = rx_dropped + held + unicast + flooded. */
+    _Atomic uint64_t rx_frames;
     _Atomic uint64_t rx_bytes;
     _Atomic uint64_t unicast;
     _Atomic uint64_t flooded;
     _Atomic uint64_t rx_dropped[DROP_REASONS];
-    /* From the switch to the port: tx_offered - tx_segmented + tx_segments = tx_frames + tx_dropped. */
+    /* From the switch to the port: tx_offered + duplicated - tx_segmented + tx_segments = tx_frames + held + tx_dropped. */
     _Atomic uint64_t tx_offered;
     _Atomic uint64_t tx_frames;
     _Atomic uint64_t tx_bytes;
@@ -64,6 +72,11 @@ struct port_counters {
     _Atomic uint64_t tx_segmented; /* frames that were cut into segments for this port */
     _Atomic uint64_t tx_segments;  /* into how many, and how long together */
     _Atomic uint64_t tx_segment_bytes;
+    struct {
+        _Atomic uint64_t held; /* now */
+        _Atomic uint64_t duplicated;
+        _Atomic uint64_t corrupted;
+    } line[2]; /* by enum direction */
     _Atomic uint64_t bad_head; /* times that a client published an impossible head */
     _Atomic uint64_t kicks;    /* times that the port woke its worker */
     _Atomic uint64_t calls;    /* times that the switch woke the client */
@@ -83,11 +96,37 @@ enum ring_state {
     RING_AWAY,     /* set by the worker: done so. LIVE again, or DRAINING, when the other has it */
 };
 
+struct ring;
+
+/* Where the frames of a ring come from: the client of a kind of port, or a delay line. They run in the ring's worker. */
+struct ring_ops {
+    /*
+     * Adds up to `budget` frames to the empty batch, as views of the ring's memory that stay valid until consumed() or
+     * release(). Frames that are bad in themselves are counted and left out; they may lie before the first frame of the
+     * batch, and end it elsewhere. Returns the frames added; *seen is set when anything at all was found on the ring.
+     */
+    unsigned int (*ingress)(struct ring *ring, struct batch *batch, unsigned int budget, bool *seen);
+
+    /*
+     * The first n frames of the batch are forwarded: gives their memory, and that of bad frames before them, back to the
+     * client. The rest, if any, comes again with the next ingress().
+     */
+    void (*consumed)(struct ring *ring, const struct batch *batch, unsigned int n);
+
+    /* Asks for kicks (on), or for none (off). True when frames are there already: then kicks stay off, do not sleep. */
+    bool (*want_kick)(struct ring *ring, bool on);
+};
+
+/* Frames of a client are counted as they come; those of a line were. A line on the way out has one destination: its port. */
+enum ring_role { RING_OF_CLIENT, RING_OF_LINE_IN, RING_OF_LINE_OUT };
+
 /* Ingress of one ring. Everything but state and mail_next belongs to its worker. */
 struct ring {
+    const struct ring_ops *ops;
+    enum ring_role role;
     struct port *port;
     struct worker *worker;
-    unsigned int index; /* among the port's rings */
+    unsigned int index; /* among the port's rings; of a line: where the frames at hand came from */
     unsigned int id;    /* in the table of all rings; what epoll carries */
     bool dealt;         /* worker is its own, and not just who would answer for it before it first gets a kick_fd */
     int kick_fd;        /* readable, edge-triggered, when the client kicks */
@@ -126,27 +165,12 @@ struct ring {
 enum port_state { PORT_LIVE, PORT_DRAINING, PORT_UNLINKED };
 
 /*
- * What a kind of port provides. The first six run in a worker and must not allocate, lock for long or block; the others
- * run in the control thread.
+ * What a kind of port provides. The ring's operations, egress() and want_room() run in a worker and must not allocate, lock
+ * for long or block; the others run in the control thread.
  */
 struct port_ops {
     const char *kind;
-
-    /*
-     * Adds up to `budget` frames to the empty batch, as views of the ring's memory that stay valid until consumed() or
-     * release(). Frames that are bad in themselves are counted and left out; they may lie before the first frame of the
-     * batch, and end it elsewhere. Returns the frames added; *seen is set when anything at all was found on the ring.
-     */
-    unsigned int (*ingress)(struct ring *ring, struct batch *batch, unsigned int budget, bool *seen);
-
-    /*
-     * The first n frames of the batch are forwarded: gives their memory, and that of bad frames before them, back to the
-     * client. The rest, if any, comes again with the next ingress().
-     */
-    void (*consumed)(struct ring *ring, const struct batch *batch, unsigned int n);
-
-    /* Asks for kicks (on), or for none (off). True when frames are there already: then kicks stay off, do not sleep. */
-    bool (*want_kick)(struct ring *ring, bool on);
+    struct ring_ops ring;
 
     /*
      * Copies frames to the port: those of the batch that `order` lists, `n` of them, in this order. `queue` is the sender's
@@ -193,6 +217,11 @@ struct port {
     _Atomic uint64_t waiting; /* workers, by their bits, that have a ring blocked on this port */
     _Atomic bool stalled;     /* it had no room for the wait-limit: nobody waits for it until it moves */
     _Atomic uint64_t moved;   /* when it last took a frame, in microseconds */
+
+    /* By enum direction, mostly NULL: line.h. */
+    _Atomic(struct line *) line[2];
+    const struct impairment *impairment[2]; /* their settings; control thread */
+    unsigned int lines;                     /* that name this port, those that end included; control thread */
 
     struct port *next_draining;
 };

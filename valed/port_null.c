@@ -87,9 +87,7 @@ static void null_destroy(struct port *port)
 
 static const struct port_ops null_port_ops = {
     .kind = "null",
-    .ingress = null_ingress,
-    .consumed = null_consumed,
-    .want_kick = null_want_kick,
+    .ring = {.ingress = null_ingress, .consumed = null_consumed, .want_kick = null_want_kick},
     .egress = null_egress,
     .destroy = null_destroy,
 };

@@ -611,9 +611,7 @@ void ring_port_fds(const struct port *port, int fds[VALE_FD_COUNT])
 
 const struct port_ops ring_port_ops = {
     .kind = "native",
-    .ingress = ring_ingress,
-    .consumed = ring_consumed,
-    .want_kick = ring_want_kick,
+    .ring = {.ingress = ring_ingress, .consumed = ring_consumed, .want_kick = ring_want_kick},
     .egress = ring_egress,
     .want_room = ring_want_room,
     .destroy = ring_destroy,

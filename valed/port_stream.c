@@ -374,9 +374,7 @@ static void stream_destroy(struct port *port)
 
 static const struct port_ops stream_port_ops = {
     .kind = "stream",
-    .ingress = stream_ingress,
-    .consumed = stream_consumed,
-    .want_kick = stream_want_kick,
+    .ring = {.ingress = stream_ingress, .consumed = stream_consumed, .want_kick = stream_want_kick},
     .egress = stream_egress,
     .want_room = stream_want_room,
     .close = stream_close,

@@ -223,9 +223,7 @@ static void tap_destroy(struct port *port)
 
 static const struct port_ops tap_port_ops = {
     .kind = "tap",
-    .ingress = tap_ingress,
-    .consumed = tap_consumed,
-    .want_kick = tap_want_kick,
+    .ring = {.ingress = tap_ingress, .consumed = tap_consumed, .want_kick = tap_want_kick},
     .egress = tap_egress,
     .want_room = tap_want_room,
     .destroy = tap_destroy,

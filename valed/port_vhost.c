@@ -383,9 +383,7 @@ static bool vhost_want_room(struct port *port, unsigned int queue, bool on)
 
 const struct port_ops vhost_port_ops = {
     .kind = "vhost-user",
-    .ingress = vhost_ingress,
-    .consumed = vhost_consumed,
-    .want_kick = vhost_want_kick,
+    .ring = {.ingress = vhost_ingress, .consumed = vhost_consumed, .want_kick = vhost_want_kick},
     .egress = vhost_egress,
     .want_room = vhost_want_room,
     .close = vhost_port_close,

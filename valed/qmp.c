@@ -4,6 +4,7 @@
 
 #include "control.h"
 #include "handed_fds.h"
+#include "impair.h"
 #include "log.h"
 #include "main.h"
 #include "monitor.h"
@@ -229,7 +230,7 @@ static json_t *cmd_quit(json_t *arguments, const char **error)
 static const struct command commands[] = {
     {"query-version", cmd_version}, {"query-commands", cmd_commands}, {"query-switches", cmd_switches},
     {"query-ports", cmd_ports},     {"query-workers", cmd_workers},   {"port-add", control_port_add},
-    {"port-del", control_port_del}, {"switch-set", switch_set},
+    {"port-del", control_port_del}, {"port-set", impair_port_set},    {"switch-set", switch_set},
     {"query-parameters", tuning_query}, {"parameter-set", tuning_set}, {"worker-set", tuning_worker},
     {"query-stats", cmd_stats},     {"query-monitors", cmd_monitors},
     {"query-fdb", fdb_query},       {"fdb-add", fdb_add},             {"fdb-del", fdb_del},

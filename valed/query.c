@@ -2,6 +2,7 @@
 /* Switches, ports and counters as JSON. */
 #include "query.h"
 
+#include "impair.h"
 #include "monitor.h"
 #include "version.h"
 #include "vswitch.h"
@@ -85,6 +86,14 @@ json_t *query_egress(const struct port_counters *c)
     return object;
 }
 
+/* What the delay line of one way holds and has done. */
+static void add_line(json_t *object, const struct port_counters *c, enum direction direction)
+{
+    json_object_set_new(object, "held", number(&c->line[direction].held));
+    json_object_set_new(object, "duplicated", number(&c->line[direction].duplicated));
+    json_object_set_new(object, "corrupted", number(&c->line[direction].corrupted));
+}
+
 json_t *query_port(const struct port *port)
 {
     const struct port_counters *c = &port->counters;
@@ -98,10 +107,13 @@ json_t *query_port(const struct port *port)
     json_object_set_new(rx, "unicast", number(&c->unicast));
     json_object_set_new(rx, "flooded", number(&c->flooded));
     json_object_set_new(rx, "dropped", drops(c->rx_dropped));
+    add_line(rx, c, DIRECTION_IN);
     json_object_set_new(tx, "segmented", segmented(c));
+    add_line(tx, c, DIRECTION_OUT);
     json_object_set_new(object, "workers", ring_workers(port));
     json_object_set_new(object, "rx", rx);
     json_object_set_new(object, "tx", tx);
+    json_object_update_new(object, impair_settings(port));
     json_object_set_new(object, "kicks", number(&c->kicks));
     json_object_set_new(object, "calls", number(&c->calls));
     json_object_set_new(object, "bad-head", number(&c->bad_head));

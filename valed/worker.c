@@ -95,7 +95,7 @@ static void activate(struct worker *w, struct ring *ring)
         unpark(w, ring);
     ring->active = true;
     ring->empty_since = 0;
-    ring->port->ops->want_kick(ring, false);
+    ring->ops->want_kick(ring, false);
     w->active[w->active_count++] = ring;
 }
 
@@ -156,8 +156,10 @@ static void read_events(struct worker *w, int timeout)
             continue;
         ring = atomic_load(&ring_table[events[i].data.u64]);
         if (ring && __atomic_load_n(&ring->worker, __ATOMIC_RELAXED) == w) {
-            count(&ring->port->counters.kicks, 1);
             activate(w, ring);
+            if (ring->role != RING_OF_CLIENT)
+                continue; /* a line's timer */
+            count(&ring->port->counters.kicks, 1);
             forward_room(ring->port);
         }
     }
@@ -166,17 +168,16 @@ static void read_events(struct worker *w, int timeout)
 /* One budget of frames from one ring. False when it had none. */
 static bool serve(struct worker *w, struct ring *ring, uint64_t now)
 {
-    const struct port_ops *ops = ring->port->ops;
     unsigned int done = 0;
     bool seen = false;
 
     w->batch->frames = 0;
     w->batch->segs = 0;
     w->batch->needs = 0;
-    if (ops->ingress(ring, w->batch, atomic_load_explicit(&budget, memory_order_relaxed), &seen))
+    if (ring->ops->ingress(ring, w->batch, atomic_load_explicit(&budget, memory_order_relaxed), &seen))
         done = forward_batch(ring, w->batch, now);
     if (seen)
-        ops->consumed(ring, w->batch, done);
+        ring->ops->consumed(ring, w->batch, done);
     return seen;
 }
 
@@ -192,7 +193,7 @@ static void rest(struct worker *w, unsigned int i, uint64_t now)
         ring->empty_since = now;
     if (now - ring->empty_since < patience)
         return;
-    if (ring->port->ops->want_kick(ring, true))
+    if (ring->ops->want_kick(ring, true))
         ring->empty_since = 0;
     else
         deactivate(w, i);
@@ -200,13 +201,13 @@ static void rest(struct worker *w, unsigned int i, uint64_t now)
 
 /*
  * A ring on its way out is gone when it is empty, or when all that it can hold has been forwarded: its client may still be
- * there and publish for ever.
+ * there and publish for ever. Into a line on its way out nothing is put any more.
  */
 static void drain(struct worker *w, unsigned int i, bool empty)
 {
     struct ring *ring = w->active[i];
 
-    if (!empty && ++ring->drain_rounds * budget <= VALE_MAX_SLOTS)
+    if (!empty && (ring->role != RING_OF_CLIENT || ++ring->drain_rounds * budget <= VALE_MAX_SLOTS))
         return;
     deactivate(w, i);
     atomic_store(&ring->state, RING_GONE);
@@ -460,7 +461,7 @@ static struct worker *least_loaded(void)
     return w;
 }
 
-int worker_add_ring(struct ring *ring)
+int worker_add_ring(struct ring *ring, const struct ring_ops *ops)
 {
     unsigned int id = 0;
     int fd = ring->kick_fd, err;
@@ -470,6 +471,7 @@ int worker_add_ring(struct ring *ring)
     if (id == RINGS_MAX)
         return -ENOMEM;
     ring->id = id;
+    ring->ops = ops;
     ring->worker = &workers[0];
     ring->last_src = ring->last_dst = UINT64_MAX;
     ring->blocked_on = BLOCKED_NONE;

@@ -55,8 +55,11 @@ void workers_stop(void);
 /* Becomes readable when a worker has let go of a ring. */
 int workers_notice_fd(void);
 
-/* Lets the kicks of a ring wake a worker: the one with the fewest rings, once there is a descriptor. 0 or -errno. */
-int worker_add_ring(struct ring *ring);
+/*
+ * Lets the kicks of a ring wake a worker: the one with the fewest rings, once there is a descriptor. ops: where its frames
+ * come from. 0 or -errno.
+ */
+int worker_add_ring(struct ring *ring, const struct ring_ops *ops);
 
 /* Changes the descriptor that wakes the worker for a ring; -1: none. 0 or -errno. */
 int worker_set_kick(struct ring *ring, int fd);

@@ -172,9 +172,11 @@ def check_books(ports: dict[str, dict[str, Any]]) -> None:
     for name, port in ports.items():
         rx, tx = port["rx"], port["tx"]
         dropped = sum(rx["dropped"].values())
-        assert rx["frames"] == dropped + rx["unicast"] + rx["flooded"], (name, rx)
-        grown = tx["segmented"]["segments"] - tx["segmented"]["frames"]
-        assert tx["offered"] + grown == tx["frames"] + sum(tx["dropped"].values()), (name, tx)
+        entered = rx["frames"] + rx["duplicated"]
+        assert entered == dropped + rx["held"] + rx["unicast"] + rx["flooded"], (name, rx)
+        grown = tx["duplicated"] + tx["segmented"]["segments"] - tx["segmented"]["frames"]
+        dropped = sum(tx["dropped"].values())
+        assert tx["offered"] + grown == tx["frames"] + tx["held"] + dropped, (name, tx)
 
 
 def eventually(what: str, check: Any, seconds: float = SECONDS) -> None:
