@@ -16,6 +16,7 @@
  *   TX ring of vale1:a --> port_ring.c ingress -> forward.c: learn, look up, -> port_ring.c egress --> RX ring of vale1:b
  *                            worker.c             per destination (fdb.c)                                    workers
  *                                                 offload.c: what the receiver lacks
+ *                            line.c: frames of a port that is impaired stay here for a while, on both sides of forward.c
  *
  * Monitors (monitor.c) get copies of frames beside this path, by the same worker.
  *

@@ -169,6 +169,8 @@ json_t *query_stats(const char *switch_name)
         json_object_del(port, "peer");
         json_object_del(port, "index");
         json_object_del(port, "rings");
+        json_object_del(port, "in");
+        json_object_del(port, "out");
         flatten(flat, "", port);
         json_array_append_new(list, flat);
     }

@@ -167,6 +167,10 @@ class Valed:
         return found
 
 
+# What a port that is not impaired says of its lines, in rx and in tx.
+UNIMPAIRED = {"held": 0, "duplicated": 0, "corrupted": 0}
+
+
 def check_books(ports: dict[str, dict[str, Any]]) -> None:
     """The equations of accounting, for ports that nobody sends to any more."""
     for name, port in ports.items():
