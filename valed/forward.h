@@ -12,6 +12,7 @@
  * first frame of known unicast that finds no room: nothing behind it leaves the ring. The ring then waits, for the
  * destination to make room, or for the wait-limit to be over. A destination without progress for that long is stalled: what
  * it has no room for is dropped, and nobody waits for it, until it takes a frame again. What is flooded never waits.
+ * Where the destination has a delay line, it is the line that waits, with whatever it holds, and no sender does.
  *
  *   source's worker                              who finds the destination's kick
  *   its bit into port->waiting                   kicks for room off
@@ -26,8 +27,8 @@
 
 /*
  * Forwards the batch, which came from ring: a client's, or that of a delay line (line.h), which every frame passes where its
- * direction is impaired. Returns the frames that are done with, from the first on: all, unless the switch
- * waits and one has no room. now: microseconds of the monotonic clock.
+ * direction is impaired. Returns the frames that are done with, from the first on: all, unless the switch waits and one has
+ * no room. now: microseconds of the monotonic clock.
  */
 unsigned int forward_batch(struct ring *ring, struct batch *batch, uint64_t now);
 

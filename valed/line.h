@@ -12,7 +12,7 @@
  *
  * THE POOL  is a ring of `limit` bytes. A frame takes its length and LINE_ENTRY bytes, rounded up to a multiple of
  * LINE_ENTRY. The space of a frame that leaves early is free again when those that came before it have left. What finds no
- * room is dropped (delay_full).
+ * room is dropped (delay_full). The heap of those that wait takes up to a quarter as much again.
  *
  * FATE  depends on nothing but the seed, the frame's number since the seed was set, and the impairment. So the same frames
  * get the same fate again, and an impairment hits the same frames whatever the others are set to. The draw numbered

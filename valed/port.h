@@ -10,7 +10,8 @@
  *   PORT_LIVE      in its switch, forwarding.
  *                  Leaves by port_close(): the client hung up, or a command.
  *   PORT_DRAINING  still in its switch and still holding its name. Each ring's worker forwards what was published before,
- *                  forgets the ring, and says so (RING_GONE). Caveat: frames for this port are still accepted.
+ *                  forgets the ring, and says so (RING_GONE); then its delay lines end likewise. Caveat: frames for this port
+ *                  are still accepted.
  *   PORT_UNLINKED  out of its switch and out of the fdb, its name is free. Workers may still hold a pointer to it from the
  *                  batch at hand, so nothing is unmapped until each has passed a batch boundary (reclaim()).
  */

@@ -5,7 +5,8 @@
  * Each ring belongs to one worker. A worker keeps an active list: a ring joins it on a kick, is then polled with kicks off,
  * every active ring getting the same budget of frames in each round, and leaves it after some microseconds without a
  * frame: kicks on, full fence, one more look. A worker whose list is empty sleeps in epoll; a busy one looks at epoll every
- * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No timers, no ticks.
+ * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No ticks, and no timers but those of
+ * delay lines that hold something (line.h).
  *
  * WAITING FOR ROOM  On a switch that waits, a ring whose first frame finds no room is parked: off the active list, woken by
  * who makes room (forward.h), or when the wait-limit is over, to drop.

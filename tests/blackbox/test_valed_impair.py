@@ -271,16 +271,19 @@ def test_delay_is_never_shorter(valed: Valed, pair: tuple[Port, Port], way: str)
 
 
 @BOTH
-def test_short_delay_of_a_busy_line(valed: Valed, pair: tuple[Port, Port], way: str) -> None:
-    a, b = pair
-    waits(valed)
-    lock(valed, "vale1:b", B)
-    impair(valed, way, delay=30)
-    sent = numbered(B, A, 5000)
-    with running(lambda: a.send(sent)):
-        assert b.receive(5000) == sent
-    settled(valed, way)
-    books(valed, way)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_short_delay_keeps_the_order(way: str, workers: int) -> None:
+    """Of a busy line, whose worker is that of its senders, or another."""
+    with Valed.run("--workers", str(workers)) as valed:
+        waits(valed)
+        a, b = valed.open("vale1:a"), valed.open("vale1:b")
+        lock(valed, "vale1:b", B)
+        impair(valed, way, delay=30)
+        sent = numbered(B, A, 5000)
+        with running(lambda: a.send(sent)):
+            assert b.receive(5000) == sent
+        settled(valed, way)
+        assert books(valed, way)["dropped"] == {}
 
 
 @BOTH
