@@ -22,7 +22,7 @@ from blackbox.test_valectl import failure, ok
 from blackbox.test_valed_offload import ACCEPT_VNET_HDR, Segment, set_header
 from blackbox.test_valed_ports import stream_peer
 from blackbox.test_valed_wait import lock, running, waits
-from lib.native import BROADCAST, Port, frame, number, numbered, station
+from lib.native import BROADCAST, MONITOR_RX, MONITOR_TX, Port, frame, number, numbered, station
 from lib.qmp import Qmp, QmpError
 from lib.valed import ROOT, Valed, check_books, eventually, sanitizer
 from lib.vhost import FrontEnd
@@ -626,6 +626,27 @@ def test_segments_wait_behind_a_line(valed: Valed) -> None:
         assert b.receive(len(expected)) == expected
     settled(valed, "out")
     assert books(valed, "out")["dropped"] == {}
+
+
+def test_monitors_see_what_has_come_through(valed: Valed) -> None:
+    """What a sends is shown behind its line, what b gets behind b's: once lost, never seen."""
+    a, b = valed.open("vale1:a"), valed.open("vale1:b")
+    sent, got = (
+        valed.open("vale1:a", flags=MONITOR_TX),
+        valed.open("vale1:b", flags=MONITOR_RX),
+    )
+    impair(valed, "in", loss=20, seed=1)
+    impair(valed, "out", duplicate=30, seed=2)
+    a.send(numbered(BROADCAST, A, 300))
+    entered = [n for n in range(300) if not hit(1, n, LOSS, 20)]
+    doubled = set(hits(2, len(entered), DUPLICATE, 30))
+    left = [n for i, n in enumerate(entered) for _ in range(2 if i in doubled else 1)]
+    assert numbers(b.receive(len(left))) == left
+    assert numbers(got.receive(len(left))) == left
+    assert numbers(sent.receive(len(entered))) == entered
+    settled(valed, "out")
+    books(valed, "out")
+    assert sent.drain() == got.drain() == []
 
 
 def test_others_are_not_impaired(valed: Valed) -> None:
