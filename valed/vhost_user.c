@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define FLAG_VERSION    0x1
@@ -87,6 +88,29 @@ enum outcome {
     LATER,  /* a continuation answers */
     BROKEN, /* end of the connection */
 };
+
+/* -------------------------------------------------------------------------------------------------- descriptors --- */
+
+static bool is_eventfd(int fd)
+{
+    static const char eventfd[] = "anon_inode:[eventfd]";
+    char link[32], target[sizeof(eventfd)];
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    return readlink(link, target, sizeof(target)) == sizeof(eventfd) - 1 &&
+           memcmp(target, eventfd, sizeof(eventfd) - 1) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
+}
+
+/*
+ * What a front end has to hand over: eventfds and memory. Of other kinds some can hold its own end of the connection (that
+ * socket itself, an io_uring): while we kept one, we would never see that the front end has gone.
+ */
+static bool is_acceptable(int fd)
+{
+    struct stat st;
+
+    return is_eventfd(fd) || (fstat(fd, &st) == 0 && S_ISREG(st.st_mode));
+}
 
 /* ------------------------------------------------------------------------------------------------------ answers --- */
 
@@ -338,12 +362,15 @@ static enum outcome get_vring_base(struct vhost_port *vp)
     return LATER;
 }
 
-/* The queue and the descriptor of a KICK, CALL or ERR message; fd -1 where the message says so. NULL: malformed. */
+/*
+ * The queue and the descriptor of a KICK, CALL or ERR message; fd -1 where the message says so. NULL: malformed, or no eventfd:
+ * a worker writes to it, and into anything else that could take for ever.
+ */
 static struct vhost_queue *vring_fd(struct vhost_port *vp, int *fd)
 {
     struct vhost_queue *q = vhost_queue(vp, vp->msg.u64 & 0xff);
 
-    if (!q || vp->fd_count != (vp->msg.u64 & NO_FD ? 0u : 1u))
+    if (!q || vp->fd_count != (vp->msg.u64 & NO_FD ? 0u : 1u) || (vp->fd_count && !is_eventfd(vp->fds[0])))
         return NULL;
     *fd = take_fd(vp);
     return q;
@@ -369,17 +396,6 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
     return update_then_ack(vp);
 }
 
-/* A worker writes to it: into anything else than an eventfd that could take for ever. */
-static bool is_eventfd(int fd)
-{
-    static const char eventfd[] = "anon_inode:[eventfd]";
-    char link[32], target[sizeof(eventfd)];
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    return readlink(link, target, sizeof(target)) == sizeof(eventfd) - 1 &&
-           memcmp(target, eventfd, sizeof(eventfd) - 1) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
-}
-
 static enum outcome set_vring_call(struct vhost_port *vp)
 {
     struct vhost_queue *q;
@@ -388,10 +404,6 @@ static enum outcome set_vring_call(struct vhost_port *vp)
     q = vring_fd(vp, &fd);
     if (!q)
         return BROKEN;
-    if (fd >= 0 && !is_eventfd(fd)) {
-        close(fd);
-        return BROKEN;
-    }
     if (q->call_fd >= 0)
         close(q->call_fd);
     q->call_fd = fd;
@@ -482,7 +494,7 @@ static void keep_fds(struct vhost_port *vp, struct msghdr *msg)
             int fd;
 
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            if (vp->fd_count < VHOST_FDS_MAX)
+            if (vp->fd_count < VHOST_FDS_MAX && is_acceptable(fd))
                 vp->fds[vp->fd_count++] = fd;
             else
                 close(fd);
