@@ -18,6 +18,7 @@
 #include <vale_proto.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -27,6 +28,7 @@
 
 #define INPUT_MAX  (64 * 1024)
 #define OUTPUT_MAX (1024 * 1024)
+#define DESC_MAX   1024 /* of an error */
 
 struct client {
     struct watch watch;
@@ -85,9 +87,19 @@ static void send_json(struct client *c, json_t *message)
     json_decref(message);
 }
 
+/* desc may quote what a client wrote, cut inside a character: no JSON string, so it is then given in ASCII. */
 static json_t *error_object(const char *class, const char *desc)
 {
-    return json_pack("{s:{s:s, s:s}}", "error", "class", class, "desc", desc);
+    json_t *text = json_string(desc);
+    char ascii[DESC_MAX];
+
+    if (!text) {
+        snprintf(ascii, sizeof(ascii), "%s", desc);
+        for (char *p = ascii; *p; p++)
+            *p = *p & 0x80 ? '?' : *p;
+        text = json_string(ascii);
+    }
+    return json_pack("{s:{s:s, s:o}}", "error", "class", class, "desc", text);
 }
 
 static void broadcast(const char *event, json_t *data)
