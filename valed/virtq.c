@@ -107,13 +107,15 @@ static int add_pieces(const struct virtq_map *m, const struct virtq_desc *d, str
 int virtq_walk(const struct virtq_map *m, uint16_t head, bool write, struct virtq_piece *piece, unsigned int max)
 {
     struct table t = {.desc = m->desc, .count = m->size};
-    uint32_t i = head, steps = 0;
+    unsigned int steps = 0;
+    uint32_t i = head;
     int n = 0;
 
     for (;;) {
         struct virtq_desc d;
 
-        if (i >= t.count || ++steps > t.count || !table_get(m, &t, i, &d))
+        /* Also pieces without a byte are work for us: a chain has no more descriptors than its frame may have pieces. */
+        if (i >= t.count || ++steps > max || !table_get(m, &t, i, &d))
             return -1;
         if (d.flags & VIRTQ_DESC_INDIRECT) {
             /* Not inside another, and nothing may follow it. */

@@ -66,8 +66,9 @@ uint16_t virtq_available(const struct virtq_map *m, uint16_t next, bool *broken)
 int virtq_head(const struct virtq_map *m, uint16_t at);
 
 /*
- * Walks a chain, direct or indirect: all its pieces, readable (write false) or writable (write true), up to max of them.
- * The number of pieces, or -1: the chain is malformed, too long, of the wrong direction, or points outside of memory.
+ * Walks a chain, direct or indirect: all its pieces, readable (write false) or writable (write true), up to max of them in
+ * as many descriptors. The number of pieces, or -1: the chain is malformed, too long, of the wrong direction, or points
+ * outside of memory.
  */
 int virtq_walk(const struct virtq_map *m, uint16_t head, bool write, struct virtq_piece *piece, unsigned int max);
 
