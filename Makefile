@@ -19,6 +19,7 @@ include images/build.mk
 include qemu-backend/build.mk
 include guest-tests/kernel/build.mk
 include tests/build.mk
+include tests/fuzz/build.mk
 
 help:                 ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
