@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Small programs on libvale.
 
-PKTGEN_OBJ := $(B)/obj/tools/vale-pktgen.o $(B)/obj/tools/frame.o
+PKTGEN_OBJ := $(B)/obj/tools/vale-pktgen.o $(B)/obj/tools/frame.o $(B)/obj/tools/histogram.o
 
 VALECTL_OBJ := $(addprefix $(B)/obj/tools/,valectl.o valectl_show.o valectl_top.o qmp_client.o)
 

@@ -14,6 +14,7 @@
 #define UDP_OFS     34
 #define PAYLOAD_OFS 42
 #define SEQ_OFS     46
+#define TIME_OFS    54
 #define UDP_SUM_OFS (UDP_OFS + 6)
 
 #define SOURCE_PORT      1234
@@ -102,6 +103,27 @@ void frame_set_sequence(const struct frame *frame, uint8_t *copy, uint64_t seque
 
     memcpy(copy + SEQ_OFS, &wire, sizeof(wire));
     put_udp_sum(copy, sum_bytes(frame->udp_sum, copy + SEQ_OFS, sizeof(wire)));
+}
+
+void frame_set_time(const struct frame *frame, uint8_t *copy, uint64_t sequence, uint64_t ns)
+{
+    uint64_t wire[2] = {htobe64(sequence), htobe64(ns)};
+    uint32_t rest = frame->udp_sum - sum_bytes(0, frame->bytes + TIME_OFS, sizeof(ns));
+
+    memcpy(copy + SEQ_OFS, wire, sizeof(wire));
+    put_udp_sum(copy, sum_bytes(rest, copy + SEQ_OFS, sizeof(wire)));
+}
+
+bool frame_get_time(const uint8_t *bytes, uint32_t len, uint64_t *ns)
+{
+    uint64_t wire;
+
+    if (len < FRAME_TIME_MIN) {
+        return false;
+    }
+    memcpy(&wire, bytes + TIME_OFS, sizeof(wire));
+    *ns = be64toh(wire);
+    return true;
 }
 
 bool frame_get_sequence(const uint8_t *bytes, uint32_t len, uint64_t *sequence)

@@ -4,13 +4,14 @@
  *
  * A frame that fits a buffer is written to every TX buffer once; after that only slots are filled, as pkt-gen does, so that
  * the switch is measured and not the generator. With --seq each frame is numbered (its one cache line written and read),
- * and the receiver finds losses. Longer frames take several slots, and are copied each time.
+ * and the receiver finds losses. With --latency each also says when it was sent, and the receiver how long they took. Longer frames take several slots, and are copied each time.
  *
  * A sender whose ring is full and a receiver whose ring is empty sleep. After a large batch, though, more is likely to be
  * on its way, and a wake-up would cost more than the batch: then they look again for a while first (--busy-poll), yielding
  * the CPU between looks. Slow traffic never polls.
  */
 #include "frame.h"
+#include "histogram.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -55,8 +56,10 @@ struct options {
     double idle;    /* RX: end so long after the last frame, 0: do not */
     double poll;    /* seconds of polling before sleep */
     uint16_t rings;
+    uint32_t slots; /* of a ring, 0: the default */
     bool has_src_mac;
     bool seq;
+    bool latency;
     bool json;
 };
 
@@ -66,6 +69,7 @@ struct result {
     double first, last; /* RX: of a frame; TX: begin and end */
     uint64_t next;      /* sequence number expected */
     uint64_t lost, late, unnumbered;
+    struct histogram latency; /* nanoseconds */
 };
 
 static volatile sig_atomic_t stopped;
@@ -76,12 +80,17 @@ static void on_signal(int sig)
     stopped = 1;
 }
 
-static double now(void)
+static uint64_t now_ns(void)
 {
     struct timespec ts;
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static double now(void)
+{
+    return (double)now_ns() * 1e-9;
 }
 
 /* ------------------------------------------------------------------------------------------------------ options --- */
@@ -103,8 +112,11 @@ static const char help[] =
     "      --seconds N       stop after N seconds\n"
     "      --wait-idle N     rx: stop N seconds after the last frame\n"
     "      --seq             number the frames (tx), find losses by the numbers (rx)\n"
+    "      --latency         the same, and each frame says when it was sent (tx; at least 62 bytes): how long\n"
+    "                        they took (rx)\n"
     "      --busy-poll US    poll so many microseconds after a large batch (default 200)\n"
     "      --rings N         ring pairs (default 1)\n"
+    "      --slots N         of a ring, 64 to 4096 (default 1024)\n"
     "      --device PATH     /dev/netmap or a valed's netmap.sock (default: search)\n"
     "      --json            print the report as one JSON object\n"
     "  -h, --help            print this help\n"
@@ -112,7 +124,7 @@ static const char help[] =
     "\n"
     "Exit status: 0 done, 1 failure, 2 wrong usage, 4 no switch found.\n";
 
-enum { OPT_SECONDS = 256, OPT_IDLE, OPT_POLL, OPT_SEQ, OPT_RINGS, OPT_DEVICE, OPT_JSON };
+enum { OPT_SECONDS = 256, OPT_IDLE, OPT_POLL, OPT_SEQ, OPT_LATENCY, OPT_RINGS, OPT_SLOTS, OPT_DEVICE, OPT_JSON };
 
 static const struct option long_options[] = {
     {"interface", required_argument, NULL, 'i'}, {"function", required_argument, NULL, 'f'},
@@ -124,6 +136,8 @@ static const struct option long_options[] = {
     {"wait-idle", required_argument, NULL, OPT_IDLE},
     {"busy-poll", required_argument, NULL, OPT_POLL},
     {"seq", no_argument, NULL, OPT_SEQ},
+    {"latency", no_argument, NULL, OPT_LATENCY},
+    {"slots", required_argument, NULL, OPT_SLOTS},
     {"rings", required_argument, NULL, OPT_RINGS},
     {"device", required_argument, NULL, OPT_DEVICE},
     {"json", no_argument, NULL, OPT_JSON},
@@ -200,6 +214,8 @@ static void parse_option(struct options *o, int c)
     case OPT_IDLE: o->idle = parse_real(optarg, "--wait-idle is a time, not"); break;
     case OPT_POLL: o->poll = parse_real(optarg, "--busy-poll is a time, not") * 1e-6; break;
     case OPT_SEQ: o->seq = true; break;
+    case OPT_LATENCY: o->seq = o->latency = true; break;
+    case OPT_SLOTS: o->slots = (uint32_t)parse_count(optarg, 64, 4096, "--slots is 64 to 4096, not"); break;
     case OPT_RINGS: o->rings = (uint16_t)parse_count(optarg, 1, 16, "--rings is 1 to 16, not"); break;
     case OPT_DEVICE: o->device = optarg; break;
     case OPT_JSON: o->json = true; break;
@@ -242,6 +258,9 @@ static void parse_options(struct options *o, int argc, char **argv)
     }
     if (o->seq && o->role == ROLE_TX && o->spec.len < FRAME_SEQ_MIN) {
         usage_error("--seq needs -l of at least 54", NULL);
+    }
+    if (o->latency && o->role == ROLE_TX && o->spec.len < FRAME_TIME_MIN) {
+        usage_error("--latency needs -l of at least 62", NULL);
     }
     if (!o->has_src_mac) {
         make_src_mac(o->name, o->spec.src_mac);
@@ -319,8 +338,18 @@ static void prefill(struct vale_port *port)
     }
 }
 
+/* Numbers a frame that lies in a buffer, as far as was asked for. */
+static void mark(const struct options *o, char *buf, uint64_t number)
+{
+    if (o->latency) {
+        frame_set_time(&frame, (uint8_t *)buf, number, now_ns());
+    } else if (o->seq) {
+        frame_set_sequence(&frame, (uint8_t *)buf, number);
+    }
+}
+
 /* Copies the frame into the slots from at on. The slot behind it. */
-static uint32_t put_long(struct netmap_ring *ring, uint32_t at, bool seq, uint64_t number)
+static uint32_t put_long(const struct options *o, struct netmap_ring *ring, uint32_t at, uint64_t number)
 {
     uint32_t done = 0;
 
@@ -330,8 +359,8 @@ static uint32_t put_long(struct netmap_ring *ring, uint32_t at, bool seq, uint64
         char *buf = NETMAP_BUF(ring, slot->buf_idx);
 
         memcpy(buf, frame.bytes + done, part);
-        if (seq && done == 0) {
-            frame_set_sequence(&frame, (uint8_t *)buf, number);
+        if (done == 0) {
+            mark(o, buf, number);
         }
         slot->len = (uint16_t)part;
         done += part;
@@ -341,27 +370,25 @@ static uint32_t put_long(struct netmap_ring *ring, uint32_t at, bool seq, uint64
     return at;
 }
 
-static uint32_t put_short(struct netmap_ring *ring, uint32_t at, bool seq, uint64_t number)
+static uint32_t put_short(const struct options *o, struct netmap_ring *ring, uint32_t at, uint64_t number)
 {
     struct netmap_slot *slot = &ring->slot[at];
 
-    if (seq) {
-        frame_set_sequence(&frame, (uint8_t *)NETMAP_BUF(ring, slot->buf_idx), number);
-    }
+    mark(o, NETMAP_BUF(ring, slot->buf_idx), number);
     slot->len = (uint16_t)frame.len;
     slot->flags = 0;
     return nm_ring_next(ring, at);
 }
 
 /* Fills up to max frames into a ring, numbered from `number` on. Their count; cur = tail asks for more room. */
-static uint32_t fill(struct netmap_ring *ring, uint64_t max, bool seq, uint64_t number)
+static uint32_t fill(const struct options *o, struct netmap_ring *ring, uint64_t max, uint64_t number)
 {
     uint32_t slots = (frame.len + ring->nr_buf_size - 1) / ring->nr_buf_size;
     uint32_t room = (ring->tail + ring->num_slots - ring->head) % ring->num_slots / slots;
     uint32_t n = room < max ? room : (uint32_t)max, at = ring->head, k;
 
     for (k = 0; k < n; k++) {
-        at = slots == 1 ? put_short(ring, at, seq, number + k) : put_long(ring, at, seq, number + k);
+        at = slots == 1 ? put_short(o, ring, at, number + k) : put_long(o, ring, at, number + k);
     }
     ring->head = at;
     ring->cur = n == max ? at : ring->tail;
@@ -433,7 +460,7 @@ static int run_tx(struct vale_port *port, const struct options *o, struct result
     r->first = now();
     while (!stopped && rc >= 0 && (o->count == 0 || r->packets < o->count)) {
         uint64_t max = due(o, r);
-        uint32_t n = max ? fill(vale_txring(port, i), max, o->seq, r->packets) : 0;
+        uint32_t n = max ? fill(o, vale_txring(port, i), max, r->packets) : 0;
 
         r->packets += n;
         r->bytes += (uint64_t)n * frame.len;
@@ -453,32 +480,48 @@ static int run_tx(struct vale_port *port, const struct options *o, struct result
 
 /* -------------------------------------------------------------------------------------------------------------- rx --- */
 
-static void check_sequence(struct result *r, const uint8_t *bytes, uint32_t len)
+/* False: it has no number. */
+static bool check_sequence(struct result *r, const uint8_t *bytes, uint32_t len)
 {
     uint64_t number;
 
     if (!frame_get_sequence(bytes, len, &number)) {
         r->unnumbered++;
-    } else if (number >= r->next) {
+        return false;
+    }
+    if (number >= r->next) {
         r->lost += number - r->next;
         r->next = number + 1;
     } else {
         r->late++;
         r->lost -= r->lost > 0;
     }
+    return true;
+}
+
+/* How long a frame was on its way. One that says that it was sent later than now has no time in it. */
+static void check_time(struct result *r, const uint8_t *bytes, uint32_t len, uint64_t t)
+{
+    uint64_t sent;
+
+    if (frame_get_time(bytes, len, &sent) && sent <= t) {
+        histogram_add(&r->latency, t - sent);
+    }
 }
 
 /* Consumes what is in a ring, at most up to frame number max. */
-static void take(struct netmap_ring *ring, struct result *r, uint64_t max, bool seq)
+static void take(const struct options *o, struct netmap_ring *ring, struct result *r, uint64_t max)
 {
     uint32_t at = ring->head, tail = ring->tail;
+    uint64_t t = o->latency ? now_ns() : 0;
     bool first = true;
 
     while (at != tail && r->packets < max) {
         const struct netmap_slot *slot = &ring->slot[at];
+        const uint8_t *bytes = (const uint8_t *)NETMAP_BUF(ring, slot->buf_idx);
 
-        if (seq && first) {
-            check_sequence(r, (const uint8_t *)NETMAP_BUF(ring, slot->buf_idx), slot->len);
+        if (o->seq && first && check_sequence(r, bytes, slot->len) && o->latency) {
+            check_time(r, bytes, slot->len, t);
         }
         first = !(slot->flags & NS_MOREFRAG);
         r->bytes += slot->len;
@@ -494,6 +537,15 @@ static bool rx_ended(const struct options *o, const struct result *r, double beg
            (o->idle > 0 && r->packets > 0 && t - r->last >= o->idle);
 }
 
+static void take_all(struct vale_port *port, const struct options *o, struct result *r)
+{
+    unsigned int i;
+
+    for (i = 0; i < port->rx_rings; i++) {
+        take(o, vale_rxring(port, i), r, o->count ? o->count : UINT64_MAX);
+    }
+}
+
 static int run_rx(struct vale_port *port, const struct options *o, struct result *r)
 {
     double begin = now(), t = begin;
@@ -503,18 +555,20 @@ static int run_rx(struct vale_port *port, const struct options *o, struct result
     fputs("ready\n", stderr);
     while (rc >= 0 && !rx_ended(o, r, begin, t)) {
         uint64_t before = r->packets;
-        unsigned int i;
 
         rc = await(port, VALE_RX, got >= LARGE_BATCH ? o->poll : 0);
-        for (i = 0; i < port->rx_rings; i++) {
-            take(vale_rxring(port, i), r, o->count ? o->count : UINT64_MAX, o->seq);
-        }
+        take_all(port, o, r);
         t = now();
         got = r->packets - before;
         if (got != 0) {
             r->first = before == 0 ? t : r->first;
             r->last = t;
         }
+    }
+    /* What came before the end counts, however the end came. */
+    rc = rc < 0 ? rc : vale_rxsync(port);
+    if (rc >= 0) {
+        take_all(port, o, r);
     }
     return rc < 0 ? rc : 0;
 }
@@ -527,6 +581,21 @@ static double cpu_seconds(void)
 
     getrusage(RUSAGE_SELF, &u);
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+static double latency_us(const struct result *r, double fraction)
+{
+    return (double)histogram_percentile(&r->latency, fraction) * 1e-3;
+}
+
+static void report_latency(const struct options *o, const struct result *r)
+{
+    const char *form = o->json ? "\"latency_us\": {\"p50\": %.1f, \"p99\": %.1f, \"p999\": %.1f, \"max\": %.1f}, "
+                               : "; latency p50 %.1f us, p99 %.1f us, p99.9 %.1f us, max %.1f us";
+
+    if (o->latency && o->role == ROLE_RX && r->latency.count) {
+        printf(form, latency_us(r, 0.5), latency_us(r, 0.99), latency_us(r, 0.999), (double)r->latency.max * 1e-3);
+    }
 }
 
 /* drops: a sender loses nothing (it waits); a receiver knows only by the numbers. */
@@ -542,6 +611,7 @@ static void report(const struct vale_port *port, const struct options *o, const 
         if (o->seq && o->role == ROLE_RX) {
             printf("; lost %" PRIu64 ", late %" PRIu64 ", unnumbered %" PRIu64, r->lost, r->late, r->unnumbered);
         }
+        report_latency(o, r);
         printf(" (%s: %s)\n", provider, port->device);
         return;
     }
@@ -554,6 +624,7 @@ static void report(const struct vale_port *port, const struct options *o, const 
     } else {
         printf("\"drops\": %" PRIu64 ", \"late\": %" PRIu64 ", \"unnumbered\": %" PRIu64 ", ", r->lost, r->late, r->unnumbered);
     }
+    report_latency(o, r);
     printf("\"provider\": \"%s\", \"port\": \"%s\", \"cpu_seconds\": %.6f}\n", provider, port->name, cpu_seconds());
 }
 
@@ -583,7 +654,7 @@ int main(int argc, char **argv)
         .rings = 1,
     };
     struct vale_open_args args = {.flags = VALE_OPEN_START};
-    struct result r = {0};
+    static struct result r;
     struct vale_port *port;
     struct vale_error err;
     int rc;
@@ -593,6 +664,7 @@ int main(int argc, char **argv)
     args.name = o.name;
     args.device = o.device;
     args.tx_rings = args.rx_rings = o.rings;
+    args.tx_slots = args.rx_slots = o.slots;
     port = vale_open(&args, &err);
     if (port == NULL) {
         return open_failed(&err);

@@ -213,6 +213,24 @@ def test_pace_is_never_exceeded(switch: Switch) -> None:
     assert rx.result()["drops"] == 0
 
 
+def test_latency_is_reported(switch: Switch) -> None:
+    """In order, and none longer than the whole run."""
+    begin = time.monotonic()
+    rx = switch.receive("vale1:b", "-n", "1000", "--latency", "--slots", "4096")
+    switch.send("vale1:a", "-n", "1000", "-R", "5000", "-l", "62", "--latency")
+    result = rx.result()
+    took = (time.monotonic() - begin) * 1e6
+    us = result["latency_us"]
+    assert 0 < us["p50"] <= us["p99"] <= us["p999"] <= us["max"] < took
+    assert (result["drops"], result["late"], result["unnumbered"]) == (0, 0, 0)
+
+
+def test_no_latency_without_times(switch: Switch) -> None:
+    rx = switch.receive("vale1:b", "-n", "100", "--latency")
+    switch.send("vale1:a", "-n", "100", "-l", "100", "--seq")
+    assert "latency_us" not in rx.result()
+
+
 def test_counts_agree_with_the_switch_under_overload(switch: Switch) -> None:
     rx = switch.receive("vale1:b")
     count = 300_000
@@ -287,6 +305,8 @@ def test_early_names_are_the_same_port(switch: Switch) -> None:
         ["-i", "vale1:a", "-f", "tx", "-S", "02:00:00:00:00"],
         ["-i", "vale1:a", "-f", "tx", "-s", "10.0.0"],
         ["-i", "vale1:a", "-f", "tx", "-l", "50", "--seq"],
+        ["-i", "vale1:a", "-f", "tx", "-l", "61", "--latency"],
+        ["-i", "vale1:a", "-f", "tx", "--slots", "63"],
         ["-i", "vale1:a", "-f", "tx", "more"],
         ["-i", "eth0", "-f", "tx"],
         ["-i", "vale1:a:b", "-f", "tx"],

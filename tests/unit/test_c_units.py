@@ -23,6 +23,7 @@ UNITS = {
     ),
     "test_sync": (["libvale/sync.c"], [], []),
     "test_frame": (["tools/frame.c"], [], []),
+    "test_histogram": (["tools/histogram.c"], [], []),
     "test_offload": (["valed/offload.c"], [], []),
     "test_fdb": (["valed/fdb.c"], ["-pthread"], []),
 }

@@ -62,6 +62,13 @@ static void check_length(struct frame_spec *spec, uint32_t len)
         frame_set_sequence(&frame, copy, numbers[i]);
         check_checksums(copy, len);
         CHECK(frame_get_sequence(copy, len, &got) && got == numbers[i]);
+        if (len >= FRAME_TIME_MIN) {
+            frame_set_time(&frame, copy, numbers[i], ~numbers[i]);
+            check_checksums(copy, len);
+            CHECK(frame_get_sequence(copy, len, &got) && got == numbers[i]);
+            CHECK(frame_get_time(copy, len, &got) && got == ~numbers[i]);
+        }
+        CHECK(frame_get_time(copy, len, &got) == (len >= FRAME_TIME_MIN));
     }
 }
 
