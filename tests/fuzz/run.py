@@ -62,7 +62,9 @@ async def fuzz(target: str, minutes: float) -> Result:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     before = set(prefix.parent.iterdir())
     options = (f"-max_total_time={round(minutes * 60)}", f"-artifact_prefix={prefix}")
-    text = await output(command(target, *options, "-print_final_stats=1", "-timeout=10", "-len_control=0"))
+    text = await output(
+        command(target, *options, "-print_final_stats=1", "-timeout=10", "-len_control=0")
+    )
     (BUILD / f"{target}.log").write_text(text)
     crashes = sorted(p for p in set(prefix.parent.iterdir()) - before if p.name.startswith(target))
     return Result(
@@ -88,8 +90,8 @@ async def fuzz_all(targets: list[str], minutes: float) -> int:
     results = await asyncio.gather(*map(one, targets))
     for result in results:
         for crash in result.crashes:
-            home = (HERE / "corpus" / result.target).relative_to(HERE.parents[1])
-            print(f"{crash.relative_to(Path.cwd())}: breaks {result.target}; once fixed, put it into {home}")
+            print(f"{crash}: breaks {result.target}")
+            print(f"once fixed, add it to tests/fuzz/corpus/{result.target}")
         if result.executions == 0:
             print(f"{BUILD / result.target}.log: {result.target} did not run")
     return int(any(r.crashes or r.executions == 0 for r in results))
