@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The siege: hostile clients all at once, and an honest pair in the same switch, on the same worker.
+"""The siege: hostile clients all at once, and an honest pair on the same switch and worker.
 
     scribbler  thief  chains  deaf  silent  hoarder  mumbler  mayfly      tests/lib/attackers.py
         |        |      |      |      |        |        |        |

@@ -7,7 +7,7 @@ TARGET       :=
 
 FUZZ_CORE := $(filter-out %/main.o %/worker.o,$(VALED_OBJ)) \
 	$(patsubst %,$(B)/obj/tests/fuzz/%.o,fuzz_main fuzz_worker fuzz_guard front)
-FUZZ_WRAP := -Wl$(shell printf ',--wrap=%s' mmap munmap bind connect open unlink getrandom)
+FUZZ_WRAP := -Wl$(shell printf ',--wrap=%s' mmap munmap bind connect open unlink getrandom log_set_level)
 
 fuzz: fuzz-targets venv  ## look for inputs that break the switch: make fuzz MINUTES=n [TARGET=attach]
 	@$(PYTHON) tests/fuzz/run.py --minutes $(MINUTES) $(TARGET)

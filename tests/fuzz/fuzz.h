@@ -5,7 +5,7 @@
  * A target is one file with LLVMFuzzerTestOneInput(), linked with all of valed's own sources. Nothing runs by itself: the
  * target says when the worker does a round and when the control thread does one, so an input always does the same.
  *
- *     fuzz_start()   once: the epoll set, and one worker that is not started
+ *     fuzz_start()   once: the epoll set, and two workers that are not started
  *     fuzz_begin()   before each input
  *     fuzz_turn()    as often as the target likes
  *     fuzz_end()     after each input: every port closed, and nothing left over: no port, client, mapping or descriptor
@@ -34,7 +34,7 @@
 void fuzz_start(void);
 void fuzz_begin(void);
 
-/* A round of the worker, and one of the control thread. */
+/* A round of each worker, and one of the control thread. */
 void fuzz_turn(void);
 
 /* Turns until nothing is under way. */
@@ -46,7 +46,7 @@ void fuzz_check_books(void);
 /* Closes all ports and lets go of all switches; then nothing may be left that was not there at the beginning. */
 void fuzz_end(void);
 
-/* In fuzz_worker.c: a round of the worker, and its clock, which goes on by little in each round. */
+/* In fuzz_worker.c: a round of each worker, and their clock, which goes on by little in each round. */
 void fuzz_work(void);
 void fuzz_reset_time(void);
 void fuzz_pass_time(uint64_t us);

@@ -14,10 +14,9 @@ int valed_main(int argc, char **argv);
 #include <sys/mman.h>
 #include <sys/un.h>
 
-#define BATCH       64
-#define TURNS_MAX   4000
-#define SWITCHES    16
+#define TURNS_MAX 4000
 
+static const struct options defaults = {.workers = 2, .bridge_batch = 64, .max_bridges = 16, .ready_fd = -1};
 static int first_free_fd;
 static unsigned int first_mappings;
 
@@ -31,6 +30,8 @@ static int lowest_free_fd(void)
 
 void fuzz_begin(void)
 {
+    options = defaults;
+    tuning_start();
     first_free_fd = lowest_free_fd();
     first_mappings = fuzz_mappings;
     fuzz_reset_time();
@@ -38,12 +39,11 @@ void fuzz_begin(void)
 
 void fuzz_start(void)
 {
-    options.max_bridges = SWITCHES;
-    log_set_level(LOG_ERROR);
+    options = defaults;
     signal(SIGPIPE, SIG_IGN);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
-    MUST(workers_start(1, NULL, BATCH) == 0);
+    MUST(workers_start(options.workers, NULL) == 0);
     MUST(watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) == 0);
     MUST(guard_start(workers_notice_fd()) == 0);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The worker of fuzz targets: worker.c as it is, but no thread; a round is done when a target says so. */
+/* The workers of fuzz targets: worker.c as it is, but no threads; a round is done when a target says so. */
 #include <pthread.h>
 
-#define pthread_create(thread, attr, run, arg) ((void)(run), 0)
+#define pthread_create(thread, attr, run, arg)     ((void)(run), 0)
+#define pthread_setaffinity_np(thread, size, cpus) ((void)(cpus), 0)
 #include "../../valed/worker.c"
-#undef pthread_create
 
 #include "fuzz.h"
 
@@ -23,13 +23,13 @@ void fuzz_pass_time(uint64_t us)
 /* The body of worker_main(). Time goes on by more than any ring's patience. */
 void fuzz_work(void)
 {
-    struct worker *w = &workers[0];
-
     fuzz_pass_time(PATIENCE_BULK);
-    read_events(w, 0);
-    end_waits(w, now);
-    if (atomic_load(&w->mailbox))
-        read_mailbox(w);
-    serve_all(w, now);
-    atomic_fetch_add(&w->phase, 2);
+    for (struct worker *w = workers; w < workers + worker_count; w++) {
+        read_events(w, 0);
+        end_waits(w, now);
+        if (atomic_load(&w->mailbox))
+            read_mailbox(w);
+        serve_all(w, now);
+        atomic_fetch_add(&w->phase, 2);
+    }
 }
