@@ -44,6 +44,11 @@ venv: deps            ## install valemgr and what tests need into build/venv
 test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
+test-all: deps-test all sanitized  ## make test, and the longer forms of some of its tests
+	$(PYTEST) tests
+	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
+		tests/blackbox/test_valed_siege.py tests/blackbox/test_valed_floods.py
+
 check: deps-test tools venv sanitized lint  ## unit and black-box tests, also under sanitizers, and linters (no QEMU needed)
 	$(PYTEST) tests/unit tests/blackbox
 
@@ -85,4 +90,4 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu image venv test check test-kernel bench bench-guest lint deps deps-test clean
+.PHONY: help demo all tools qemu image venv test test-all check test-kernel bench bench-guest lint deps deps-test clean

@@ -41,7 +41,7 @@ from lib.vhost import GPA, MEMORY, SIZE, FrontEnd
 SWITCH = "vale1"
 INDIRECT = 4
 TABLE = 32768  # descriptors of the longest indirect table
-VHOST_PORTS = ("thief", "chains", "deaf")  # to be added before
+VHOST_PORTS = ("thief", "chains", "deaf", "plug")  # to be added before
 
 
 def scribbler(rundir: Path) -> None:
@@ -172,7 +172,26 @@ def mayfly(rundir: Path) -> None:
         os.waitpid(child, 0)
 
 
+def plug(rundir: Path) -> None:
+    """A front end whose eventfds are full, and block who writes to them: O_NONBLOCK is shared."""
+    while True:
+        with (
+            contextlib.suppress(OSError, AssertionError),
+            FrontEnd(rundir / f"{SWITCH}:plug") as front,
+        ):
+            for fd in front.calls:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+                os.eventfd_write(fd, 2**64 - 2)
+                os.set_blocking(fd, True)
+            while True:
+                front.offer(1, 0, 60)
+                front.kick(1)
+                time.sleep(0.01)
+
+
 Attacker = Callable[[Path], None]
+# Without plug, for as long as a worker that is held in write() is not rescued.
 ATTACKERS: tuple[Attacker, ...] = (
     *(scribbler, thief, chains, deaf),
     *(silent, hoarder, mumbler, mayfly),
