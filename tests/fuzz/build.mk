@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # libFuzzer targets: `make fuzz MINUTES=n [TARGET=name]`. Made by clang from the same sources as the switch.
 
-FUZZ_TARGETS := attach chain name offload qmp ring vhost
+FUZZ_TARGETS := attach chain name offload qmp ring stream vhost
 MINUTES      := 1
 TARGET       :=
 
@@ -28,5 +28,5 @@ $(B)/bin/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(FUZZ_CORE) $(B)/lib/libvale.a
 
 -include $(wildcard $(B)/obj/tests/fuzz/*.d)
 
-.SECONDARY:
+.SECONDARY: $(FUZZ_TARGETS:%=$(B)/obj/tests/fuzz/fuzz_%.o)
 .PHONY: fuzz fuzz-targets fuzz-programs

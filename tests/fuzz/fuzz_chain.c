@@ -45,7 +45,8 @@ static void good_buffer(struct input *in)
 {
     static const uint16_t lengths[] = {64, 1526, 2048, 4096};
     unsigned int index = (unsigned int)take(in, 1) % FRONT_QUEUE;
-    struct virtq_desc d = {.addr = FRONT_GPA + FRONT_SIZE + index * 64, .len = lengths[take(in, 1) % 4], .flags = VIRTQ_DESC_WRITE};
+    struct virtq_desc d = {
+        .addr = FRONT_GPA + FRONT_SIZE + index * 64, .len = lengths[take(in, 1) % 4], .flags = VIRTQ_DESC_WRITE};
 
     front_descriptor(&front, 0, index, &d);
     front_available(&front, 0, (uint16_t)index);
@@ -116,8 +117,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const uint64_t bits[] = {VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_RING_F_EVENT_IDX, VHOST_F_LOG_ALL, 1 << 0,
-                                    1 << 1, 1 << 7 | 1 << 11, 1 << 8 | 1 << 12};
+    static const uint64_t bits[] = {VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_RING_F_EVENT_IDX, VHOST_F_LOG_ALL,
+                                    1 << 0, 1 << 1, 1 << 7 | 1 << 11, 1 << 8 | 1 << 12}; /* the last: checksums, TSO */
     struct input in = {data, size};
     uint64_t features = VIRTIO_RING_F_INDIRECT_DESC;
     uint8_t chosen = (uint8_t)take(&in, 1), form = (uint8_t)take(&in, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What fuzz targets put before the system: mappings between pages that nobody may touch, and nothing that would touch files or
- * interfaces of this host. Linked in by -Wl,--wrap.
+ * What fuzz targets put before the system: mappings between pages that nobody may touch, and nothing that would touch
+ * files or interfaces of this host. Linked in by -Wl,--wrap.
  */
 #include "fuzz.h"
 #include "log.h"

@@ -2,8 +2,8 @@
 /*
  * Native ports: a client that stores anything in its region, next to two that do not
  *
- * An input is the length of the header and whether the switch waits for room, and then operations, below. What the switch may not look at (the reserved buffers, the
- * rest of the last page) is poisoned.
+ * An input is the length of the header and whether the switch waits for room, and then operations, below. What the switch
+ * may not look at (the reserved buffers, the rest of the last page) is poisoned.
  */
 #include "fuzz.h"
 
