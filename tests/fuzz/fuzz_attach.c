@@ -17,8 +17,9 @@
 #define CLIENTS 4
 #define ANSWERS 8
 
-enum { REQUEST, RAW, HANG_UP, TURN, READ, OPERATIONS };
+enum { REQUEST, RAW, HANG_UP, TURN, READ, TRAFFIC, OPERATIONS };
 
+static struct port *honest; /* what monitors see */
 static int client[CLIENTS];
 static int answer[ANSWERS]; /* our ends of reply sockets */
 static unsigned int answers;
@@ -84,7 +85,7 @@ static void send_message(struct input *in, int sock, const void *data, size_t le
 
 static void send_request(struct input *in, int sock)
 {
-    static const char *const names[] = {"vale1:a", "vale1:b", "vale2:a", "valex", ""};
+    static const char *const names[] = {"vale1:a", "vale1:b", "vale2:a", "valex", "", "vale1:"};
     static const uint16_t types[] = {NETMAP_REQ_REGISTER, NETMAP_REQ_REGISTER, NETMAP_REQ_PORT_INFO_GET,
                                      NETMAP_REQ_PORT_HDR_SET, NETMAP_REQ_PORT_HDR_GET, NETMAP_REQ_VALE_LIST};
     struct {
@@ -96,12 +97,14 @@ static void send_request(struct input *in, int sock)
     size_t n;
 
     message.header.nr_reqtype = types[form % 6];
-    strcpy(message.header.nr_name, names[form / 8 % 5]);
+    strcpy(message.header.nr_name, names[form / 8 % 6]);
     reg->nr_mode = NR_REG_ALL_NIC;
     reg->nr_tx_slots = reg->nr_rx_slots = 64;
     reg->nr_flags = form & 128 ? NR_EXCLUSIVE : 0;
-    if (form & 64)
+    if (form & 64) {
         message.header.nr_options = take(in, 1) * 8;
+        reg->nr_flags |= take(in, 1) * NR_MONITOR_TX % (NR_ZCOPY_MON << 1);
+    }
     n = (size_t)take(in, 1);
     memcpy(message.bytes, take_bytes(in, &n), n);
     reg->nr_extra_bufs %= 64;
@@ -129,6 +132,11 @@ static void step(struct input *in)
         break;
     }
     case TURN: fuzz_turn(); break;
+    case TRAFFIC:
+        fuzz_native_drain(honest);
+        fuzz_native_send(honest, 20, 14 + (uint32_t)take(in, 2) % 9000, 0);
+        fuzz_turn();
+        break;
     case READ:
         fuzz_turn();
         fuzz_turn();
@@ -150,6 +158,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct input in = {data, size};
 
     fuzz_begin();
+    honest = fuzz_native("vale1:h", 0);
     for (unsigned int i = 0; i < CLIENTS; i++)
         client[i] = -1;
     while (in.left)

@@ -19,6 +19,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         MUST(memchr(err.text, '\0', sizeof(err.text)));
     }
+    /* Of what can be monitored, only a whole switch is not the name of a port. */
+    if (vale_name_parse_monitored(text, &name, &err) == 0)
+        MUST(name.port[0] == '\0' || vale_name_parse(text, &again, &err) == 0);
     free(text);
     return 0;
 }
