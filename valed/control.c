@@ -36,6 +36,13 @@ static void *refuse(const char **error, const char *fmt, ...)
 
 /* Each makes a port from what port-add was given besides name and kind, or returns NULL with a line in *error. */
 
+static const char *why_no_socket(int err)
+{
+    return err == -EACCES ? "Permission denied: valed makes sockets in its runtime directory, and in each --socket-dir it was "
+                            "started with"
+                          : strerror(-err);
+}
+
 static struct port *add_vhost_user(const struct vale_name *name, json_t *arguments, const char **error)
 {
     const char *path = name->full;
@@ -45,7 +52,7 @@ static struct port *add_vhost_user(const struct vale_name *name, json_t *argumen
     if (json_unpack(arguments, "{s?s, s?b, s?b !}", "path", &path, "connect", &connect, "allow-file-memory", &allow_file))
         return refuse(error, "a vhost-user port takes path, connect, allow-file-memory");
     err = vhost_port_create(&port, name, path, connect, allow_file);
-    return err ? refuse(error, "%s: %s: %s", name->full, path, strerror(-err)) : port;
+    return err ? refuse(error, "%s: %s: %s", name->full, path, why_no_socket(err)) : port;
 }
 
 static struct port *add_stream(const struct vale_name *name, json_t *arguments, const char **error)
@@ -57,7 +64,7 @@ static struct port *add_stream(const struct vale_name *name, json_t *arguments, 
     if (json_unpack(arguments, "{s?s, s?b !}", "path", &path, "connect", &connect))
         return refuse(error, "a stream port takes path, connect");
     err = stream_port_create(&port, name, path, connect);
-    return err ? refuse(error, "%s: %s: %s", name->full, path, strerror(-err)) : port;
+    return err ? refuse(error, "%s: %s: %s", name->full, path, why_no_socket(err)) : port;
 }
 
 static const char *why_no_tap(int err)
@@ -65,28 +72,26 @@ static const char *why_no_tap(int err)
     switch (err) {
     case -ENOTTY: return "not a tap (/dev/net/tun with IFF_TAP)";
     case -EPROTOTYPE: return "its frames have headers: open it with IFF_NO_PI and without IFF_VNET_HDR";
-    case -EPERM: return "not permitted: open it elsewhere and hand it over with getfd";
     default: return strerror(-err);
     }
 }
 
 static struct port *add_tap(const struct vale_name *name, json_t *arguments, const char **error)
 {
-    const char *ifname = NULL, *fdname = NULL;
+    const char *fdname;
     struct port *port;
     int fd, err;
 
-    if (json_unpack(arguments, "{s?s, s?s !}", "ifname", &ifname, "fd", &fdname) || !ifname == !fdname)
-        return refuse(error, "a tap port takes either ifname or fd, a name given by getfd");
-    fd = fdname ? qmp_take_fd(fdname) : tap_open(ifname);
-    if (fd == -ENOENT && fdname)
+    if (json_unpack(arguments, "{s:s !}", "fd", &fdname))
+        return refuse(error, "a tap port takes fd, a name given by getfd; valectl add --tap opens it and hands it over");
+    fd = qmp_take_fd(fdname);
+    if (fd < 0)
         return refuse(error, "%s: no descriptor of that name; getfd gives names", fdname);
-    err = fd < 0 ? fd : tap_port_create(&port, name, fd);
+    err = tap_port_create(&port, name, fd);
     if (err == 0)
         return port;
-    if (fd >= 0)
-        close(fd);
-    return refuse(error, "%s: %s: %s", name->full, ifname ? ifname : fdname, why_no_tap(err));
+    close(fd);
+    return refuse(error, "%s: %s: %s", name->full, fdname, why_no_tap(err));
 }
 
 static bool unpack_source(json_t *source, struct null_source *s)

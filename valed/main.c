@@ -38,6 +38,7 @@
 #include "port_tap.h"
 #include "qmp.h"
 #include "rundir.h"
+#include "sandbox.h"
 #include "tuning.h"
 #include "vhost.h"
 #include "vswitch.h"
@@ -249,9 +250,38 @@ static void say_ready(void)
     close(options.ready_fd);
 }
 
+/* Before the sandbox, which has no rights to. */
+static void open_taps(int fds[OPTION_LIST_MAX])
+{
+    for (unsigned int i = 0; i < options.taps; i++) {
+        fds[i] = tap_open(options.tap[i].ifname);
+        if (fds[i] < 0)
+            fatal(1, "--tap %s=%s: %s%s", options.tap[i].port, options.tap[i].ifname, strerror(-fds[i]),
+                  fds[i] == -EPERM ? "; ask root for 'ip tuntap add mode tap user YOU name NAME'" : "");
+    }
+}
+
+static void add_taps(const int fds[OPTION_LIST_MAX])
+{
+    for (unsigned int i = 0; i < options.taps; i++) {
+        struct vale_error why;
+        struct vale_name name;
+        struct port *port;
+        int err;
+
+        if (vale_name_parse(options.tap[i].port, &name, &why) < 0)
+            fatal(2, "--tap %s", why.text);
+        err = tap_port_create(&port, &name, fds[i]);
+        if (err == 0)
+            err = port_add(port);
+        if (err)
+            fatal(1, "--tap %s=%s: %s", name.full, options.tap[i].ifname, strerror(-err));
+    }
+}
+
 static void start(void)
 {
-    int err;
+    int attach_fd, qmp_fd, tap_fds[OPTION_LIST_MAX], err;
 
     rundir_enter();
     raise_fd_limit();
@@ -261,15 +291,27 @@ static void start(void)
     if (spare_fd < 0)
         fatal(1, "epoll: %s", strerror(errno));
     block_signals();
+    attach_fd = rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group);
+    qmp_fd = rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL);
+    open_taps(tap_fds);
+    json_object_seed(0); /* reads a file, which the sandbox would refuse */
+    if (!options.no_sandbox)
+        sandbox_enter(options.socket_dir, options.socket_dirs);
     err = workers_start(options.workers, options.cpus);
+    if (err)
+        rundir_leave();
     if (err)
         fatal(err == -EINVAL ? 2 : 1, "cannot start %u workers%s%s: %s", options.workers, options.cpus ? " on CPUs " : "",
               options.cpus ? options.cpus : "", strerror(-err));
     if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0 || guard_start(workers_notice_fd()) < 0)
         fatal(1, "epoll: %s", strerror(errno));
-    if (attach_start(rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group)) < 0 ||
-        qmp_start(rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL)) < 0)
+    if (attach_start(attach_fd) < 0 || qmp_start(qmp_fd) < 0)
         fatal(1, "%s: cannot listen: %s", rundir_path(), strerror(errno));
+    add_taps(tap_fds);
+    if (!options.no_sandbox)
+        sandbox_control();
+    else
+        log_info("sandbox: off");
     say_ready();
     log_info("listening in %s", rundir_path());
 }

@@ -8,6 +8,7 @@
 #include "version.h"
 #include "worker.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <grp.h>
 #include <stdio.h>
@@ -32,6 +33,9 @@ static const char usage[] =
     "  --bridge-batch N      most frames of one batch [1024]\n"
     "  --max-bridges N       most switches [1024]\n"
     "  --busy-poll US        poll a ring for so long after its last frames [auto: 50 with CPUs to spare, else 0]\n"
+    "  --tap PORT=NAME       open the tap NAME and make it a port, such as vale1:t=tap0; may be repeated\n"
+    "  --socket-dir DIR      ports may make sockets there too, not in the runtime directory only; may be repeated\n"
+    "  --no-sandbox          keep all rights, to debug\n"
     "  --ready-fd FD         write a line there when the sockets listen\n"
     "  -v, --verbose         log ports that come and go; twice: more\n"
     "  -V, --version\n"
@@ -68,6 +72,9 @@ enum {
     OPT_BATCH,
     OPT_BRIDGES,
     OPT_BUSY,
+    OPT_TAP,
+    OPT_DIR,
+    OPT_SANDBOX,
     OPT_READY,
 };
 
@@ -81,6 +88,9 @@ static const struct option long_options[] = {
     {"bridge-batch", required_argument, NULL, OPT_BATCH},
     {"max-bridges", required_argument, NULL, OPT_BRIDGES},
     {"busy-poll", required_argument, NULL, OPT_BUSY},
+    {"tap", required_argument, NULL, OPT_TAP},
+    {"socket-dir", required_argument, NULL, OPT_DIR},
+    {"no-sandbox", no_argument, NULL, OPT_SANDBOX},
     {"ready-fd", required_argument, NULL, OPT_READY},
     {"verbose", no_argument, NULL, 'v'},
     {"version", no_argument, NULL, 'V'},
@@ -88,7 +98,33 @@ static const struct option long_options[] = {
     {0},
 };
 
-static void apply(int opt, const char *arg)
+/* PORT=NAME */
+static void add_tap(char *arg)
+{
+    char *equals = strchr(arg, '=');
+
+    if (!equals || equals == arg || equals[1] == '\0')
+        fatal(2, "--tap %s: expected a port and a network interface, such as vale1:t=tap0", arg);
+    if (options.taps == OPTION_LIST_MAX)
+        fatal(2, "--tap %s: at most %d taps at the start; valectl adds more", arg, OPTION_LIST_MAX);
+    *equals = '\0';
+    options.tap[options.taps].port = arg;
+    options.tap[options.taps++].ifname = equals + 1;
+}
+
+/* Made absolute: valed is about to change its directory. */
+static void add_socket_dir(const char *arg)
+{
+    const char *path = realpath(arg, NULL);
+
+    if (!path)
+        fatal(2, "--socket-dir %s: %s", arg, strerror(errno));
+    if (options.socket_dirs == OPTION_LIST_MAX)
+        fatal(2, "--socket-dir %s: at most %d directories", arg, OPTION_LIST_MAX);
+    options.socket_dir[options.socket_dirs++] = path;
+}
+
+static void apply(int opt, char *arg)
 {
     switch (opt) {
     case OPT_RUNDIR: options.rundir = arg; break;
@@ -100,6 +136,9 @@ static void apply(int opt, const char *arg)
     case OPT_BATCH: options.bridge_batch = number("bridge-batch", arg, 1, BATCH_MAX); break;
     case OPT_BRIDGES: options.max_bridges = number("max-bridges", arg, 1, 65536); break;
     case OPT_BUSY: options.busy_poll = strcmp(arg, "auto") ? (int)number("busy-poll", arg, 0, BUSY_POLL_MAX) : -1; break;
+    case OPT_TAP: add_tap(arg); break;
+    case OPT_DIR: add_socket_dir(arg); break;
+    case OPT_SANDBOX: options.no_sandbox = true; break;
     case OPT_READY: options.ready_fd = (int)number("ready-fd", arg, 0, 1 << 20); break;
     case 'v': options.verbose++; break;
     case 'V': puts("valed " VALE_VERSION); exit(0);

@@ -8,6 +8,8 @@
 
 #define NO_GROUP ((gid_t)-1)
 
+#define OPTION_LIST_MAX 64 /* options of one kind that may be given again and again */
+
 struct options {
     const char *rundir;        /* NULL: the first place of the list in libvale.h */
     const char *group;         /* may use netmap.sock; NULL: the user's own */
@@ -20,6 +22,13 @@ struct options {
     int busy_poll;             /* microseconds; -1: as the machine has CPUs to spare */
     int ready_fd;              /* gets a line when the sockets listen; -1: nobody waits */
     int verbose;
+    bool no_sandbox;
+    const char *socket_dir[OPTION_LIST_MAX]; /* absolute: ports may make sockets there too */
+    unsigned int socket_dirs;
+    struct {
+        const char *port, *ifname;
+    } tap[OPTION_LIST_MAX]; /* opened and added at the start */
+    unsigned int taps;
 };
 
 extern struct options options;

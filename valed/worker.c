@@ -4,6 +4,8 @@
 
 #include "forward.h"
 #include "log.h"
+#include "options.h"
+#include "sandbox.h"
 
 #include <vale_proto.h>
 
@@ -55,6 +57,7 @@ static _Atomic unsigned int budget = BATCH_MAX;
 static _Atomic unsigned int busy_poll;
 static struct ring *moving;
 static int notice_fd = -1;
+static pthread_barrier_t all_started; /* and in the sandbox: nothing of a peer may be touched before */
 static _Atomic(struct ring *) ring_table[RINGS_MAX];
 
 /* ------------------------------------------------------------------------------------------------ the worker's side --- */
@@ -282,6 +285,9 @@ static void *worker_main(void *arg)
     struct worker *w = arg;
     uint64_t last_epoll = 0;
 
+    if (!options.no_sandbox)
+        sandbox_worker();
+    pthread_barrier_wait(&all_started);
     while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
         uint64_t now = now_us();
 
@@ -414,6 +420,7 @@ int workers_start(unsigned int n, const char *cpus)
     notice_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (notice_fd < 0)
         return -errno;
+    pthread_barrier_init(&all_started, NULL, n + 1);
     for (unsigned int i = 0; i < n; i++) {
         struct worker *w = &workers[i];
         int err = worker_init(w, i);
@@ -427,6 +434,7 @@ int workers_start(unsigned int n, const char *cpus)
         if (err)
             return err;
     }
+    pthread_barrier_wait(&all_started);
     return 0;
 }
 

@@ -78,15 +78,16 @@ def test_add_list_show_del(valed: Valed) -> None:
     assert list(valed.qmp().ports()) == ["vale2:b"]
 
 
-def test_stream_port_with_a_path_relative_to_the_caller(valed: Valed, tmp_path: Path) -> None:
+def test_stream_port_with_a_path_relative_to_the_caller(valed: Valed) -> None:
+    place = valed.rundir.parent
     code, out, err = run(
-        "add", "vale1:s", "--stream", "here.sock", "--json", rundir=valed.rundir, cwd=tmp_path
+        "add", "vale1:s", "--stream", "here.sock", "--json", rundir=valed.rundir, cwd=place
     )
     assert (code, err) == (0, "")
     assert json.loads(out)["kind"] == "stream"
     native = valed.open("vale1:n")
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(str(tmp_path / "here.sock"))
+        peer.connect(str(place / "here.sock"))
         sent = frame(BROADCAST, A)
         peer.send(struct.pack(">I", len(sent)) + sent)
         assert native.receive(1) == [sent]
@@ -102,8 +103,8 @@ def test_connect_goes_to_a_socket_that_is_there(valed: Valed, tmp_path: Path, ki
         listener.accept()[0].close()
 
 
-def test_vhost_user_port_listens(valed: Valed, tmp_path: Path) -> None:
-    path = tmp_path / "v.sock"
+def test_vhost_user_port_listens(valed: Valed) -> None:
+    path = valed.rundir.parent / "v.sock"
     ok(valed, "add", "vale1:v", "--vhost-user", str(path), "--allow-file-memory")
     assert path.is_socket()
     ok(valed, "del", "vale1:v")

@@ -91,6 +91,10 @@ def test_version() -> None:
         ["--cpus", ""],
         ["--cpus", "0,99999"],
         ["--ready-fd", "77"],
+        ["--tap", "tap0"],
+        ["--tap", "=tap0"],
+        ["--tap", "vale1:t="],
+        ["--socket-dir", "/no/such/directory"],
     ],
 )
 def test_wrong_options_are_one_line_and_exit_2(short: Path, argv: list[str]) -> None:

@@ -50,6 +50,7 @@ class Valed:
     def __init__(self, rundir: Path, *options: str, under: tuple[str, ...] = ()) -> None:
         self.rundir = rundir
         self.argv = [*under, str(BINARY), "--rundir", str(rundir), *options]
+        self.argv += ["--socket-dir", str(rundir.parent)]  # tests have sockets of ports there
         self.log = rundir.parent / "valed.log"
         self.clients: list[contextlib.AbstractContextManager[Any]] = []
         ready, theirs = os.pipe()

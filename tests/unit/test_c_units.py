@@ -25,6 +25,11 @@ UNITS = {
     "test_frame": (["tools/frame.c"], [], []),
     "test_histogram": (["tools/histogram.c"], [], []),
     "test_offload": (["valed/offload.c"], [], []),
+    "test_sandbox": (
+        ["valed/sandbox.c", "valed/log.c"],
+        ["-fno-sanitize=all"],
+        [],
+    ),
     "test_fdb": (["valed/fdb.c"], ["-pthread"], []),
 }
 
