@@ -20,6 +20,9 @@
  * The answer begins with struct vale_reply. `error` is 0 or the errno that the ioctl of the same request would have set; the
  * message follows in either case, as netmap writes results back in either case.
  *
+ * What one user can hold is limited: EDQUOT is the error where ports or their memory are too many, a hang-up where connections
+ * or answers that nobody reads are.
+ *
  * REGISTER hands over, in this order (enum vale_fd):
  *
  *   VALE_FD_MEM      the port's region, a memfd of nr_memsize bytes that cannot change its size or its seals

@@ -89,7 +89,7 @@ static int await_answer(int conn, int reply_fd)
     if (rc <= 0) {
         return rc < 0 ? -errno : -ETIMEDOUT;
     }
-    return fds[0].revents & POLLIN ? 0 : -EPROTO;
+    return fds[0].revents & POLLIN ? 0 : -ECONNRESET;
 }
 
 /* Takes the descriptors of a message: all of them, so that none leaks, however many there are. Their number. */
@@ -222,9 +222,11 @@ static int explain(int rc, const char *path, struct vale_error *err)
     case EPROTONOSUPPORT:
         return vale_fail(err, EPROTO, "%s: speaks another version of the protocol than %d: install valed and its clients "
                          "from one release", path, VALE_PROTO_VERSION);
-    case EPROTO:
     case EPIPE:
     case ECONNRESET:
+        return vale_fail(err, EPROTO, "%s: hung up without an answer: valed is at a limit, which its log names, or the socket "
+                         "is not valed's", path);
+    case EPROTO:
         return vale_fail(err, EPROTO, "%s: not a valed's socket (its answer makes no sense): check the path", path);
     default:
         return vale_fail(err, -rc, "%s: %s", path, strerror(-rc));

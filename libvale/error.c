@@ -61,6 +61,9 @@ int vale_fail_register(struct vale_error *err, int code, const char *name, const
     case ENFILE:
         return vale_fail(err, code, "%s: no room on %s (%s): the switch is full or a limit is reached, close some ports",
                          name, device, strerror(code));
+    case EDQUOT:
+        return vale_fail(err, code, "%s: refused by %s: your ports or their memory are at its limit: close some, or start "
+                         "valed with more --ports-per-uid or --memory-per-uid", name, device);
     case EACCES:
     case EPERM:
         return vale_fail(err, code, "%s: not permitted by %s: run as the user who owns it", name, device);

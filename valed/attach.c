@@ -5,13 +5,16 @@
 #include "log.h"
 #include "monitor.h"
 #include "port_ring.h"
+#include "quota.h"
 #include "vswitch.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -24,6 +27,7 @@ struct request {
         uint8_t bytes[VALE_MSG_MAX];
     };
     size_t length;
+    uid_t uid; /* whose QUOTA_ANSWERS it counts against */
     int reply_fd;
     int out_fds[VALE_FD_COUNT];
     unsigned int out_count;
@@ -37,7 +41,15 @@ struct connection {
     struct connection *next;
 };
 
+/* An answer that has not been read. */
+struct answer {
+    struct watch watch;
+    uid_t uid;
+    struct answer *next;
+};
+
 static struct watch listener;
+static struct answer *answers;
 static struct connection *connections;
 static unsigned int connection_count;
 
@@ -112,10 +124,9 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     if (if_nametoindex(name->port))
         return EINVAL;
     region_clamp(&config);
-    err = ring_port_create(&port, name, &config);
+    err = ring_port_create(&port, name, &config, conn->peer.uid);
     if (err)
         return -err;
-    port->uid = conn->peer.uid;
     port->pid = conn->peer.pid;
     port->exclusive = reg->nr_flags & NR_EXCLUSIVE;
     port->users = 1;
@@ -306,6 +317,55 @@ static void put_fds(struct msghdr *msg, const int *fds, unsigned int n)
     msg->msg_controllen = CMSG_SPACE(n * sizeof(int));
 }
 
+static bool has_been_read(int fd)
+{
+    int unread; /* with the socket's own count in it for a moment, when the kernel wakes us */
+
+    return ioctl(fd, SIOCOUTQ, &unread) < 0 || unread <= 1;
+}
+
+static void forget_answer(struct answer *a)
+{
+    struct answer **link = &answers;
+
+    while (*link != a)
+        link = &(*link)->next;
+    *link = a->next;
+    quota_give(a->uid, QUOTA_ANSWERS, 1);
+    watch_free(&a->watch);
+}
+
+void attach_answer_ready(struct watch *w)
+{
+    if (has_been_read(w->fd))
+        forget_answer((struct answer *)w);
+}
+
+/* Takes the request's reply socket and its place in the quota, until the answer has been read. */
+static void hold_answer(struct request *req)
+{
+    struct answer *a = calloc(1, sizeof(*a));
+
+    if (!a || watch_add(&a->watch, WATCH_ANSWER, req->reply_fd) < 0) {
+        free(a);
+        return;
+    }
+    a->uid = req->uid;
+    a->next = answers;
+    answers = a;
+    req->reply_fd = -1;
+    watch_events(&a->watch, EPOLLOUT | EPOLLET); /* reports at once, and whenever something has been read */
+}
+
+static void drop_request(struct request *req)
+{
+    if (req && req->reply_fd >= 0) {
+        quota_give(req->uid, QUOTA_ANSWERS, 1);
+        close(req->reply_fd);
+    }
+    free(req);
+}
+
 /* Answers and ends the request. A client that has gone, or whose socket is full, has its answer lost. */
 static void answer(struct request *req, int error)
 {
@@ -325,8 +385,9 @@ static void answer(struct request *req, int error)
     }
     if (sendmsg(req->reply_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         log_debug("answer to a request lost: %s", strerror(errno));
-    close(req->reply_fd);
-    free(req);
+    else
+        hold_answer(req);
+    drop_request(req);
 }
 
 /* Keeps the first descriptor that came along, closes the rest. */
@@ -378,21 +439,19 @@ static struct request *receive(struct connection *conn, bool *gone)
     req->reply_fd = take_reply_fd(&msg);
     if (n == 0 || req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
         log_debug("pid %d: hung up, or sent no request: no reply socket, or too long", (int)conn->peer.pid);
-        if (req->reply_fd >= 0)
-            close(req->reply_fd);
-        free(req);
-        return NULL;
+        goto refuse;
     }
+    req->uid = conn->peer.uid;
+    if (!quota_take(req->uid, QUOTA_ANSWERS, 1))
+        goto refuse;
     *gone = false;
     return req;
-}
 
-static void drop_request(struct request *req)
-{
-    if (req) {
+refuse:
+    if (req->reply_fd >= 0)
         close(req->reply_fd);
-        free(req);
-    }
+    free(req);
+    return NULL;
 }
 
 static void disconnect(struct connection *conn)
@@ -403,6 +462,7 @@ static void disconnect(struct connection *conn)
         link = &(*link)->next;
     *link = conn->next;
     connection_count--;
+    quota_give(conn->peer.uid, QUOTA_CONNECTIONS, 1);
     drop_request(conn->waiting);
     if (conn->port && conn->port->monitor)
         monitor_close(conn->port->monitor, "closed by its client");
@@ -485,21 +545,29 @@ void attach_accept(struct watch *w)
 {
     socklen_t len = sizeof(struct ucred);
     struct connection *conn;
-    int fd = watch_accept(w);
+    int fd = watch_accept(w, false);
 
     if (fd < 0)
         return;
     conn = calloc(1, sizeof(*conn));
-    if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &conn->peer, &len) < 0 ||
-        watch_add(&conn->watch, WATCH_ATTACH, fd) < 0) {
-        log_warn("cannot accept a client: %s", strerror(errno));
-        close(fd);
-        free(conn);
-        return;
+    if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &conn->peer, &len) < 0) {
+        log_limited("cannot accept a client: %s", strerror(errno));
+        goto refuse;
+    }
+    if (!quota_take(conn->peer.uid, QUOTA_CONNECTIONS, 1))
+        goto refuse;
+    if (watch_add(&conn->watch, WATCH_ATTACH, fd) < 0) {
+        quota_give(conn->peer.uid, QUOTA_CONNECTIONS, 1);
+        goto refuse;
     }
     conn->next = connections;
     connections = conn;
     connection_count++;
+    return;
+
+refuse:
+    close(fd);
+    free(conn);
 }
 
 int attach_start(int fd)
@@ -513,6 +581,8 @@ void attach_stop(void)
 {
     while (connections)
         disconnect(connections);
+    while (answers)
+        forget_answer(answers);
     close(listener.fd);
 }
 

@@ -111,7 +111,7 @@ void endpoint_close(struct endpoint *e)
 
 void endpoint_accept(struct watch *w)
 {
-    int fd = watch_accept(w);
+    int fd = watch_accept(w, false);
 
     if (fd >= 0)
         offer((struct endpoint *)w, fd);

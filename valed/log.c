@@ -33,6 +33,17 @@ void log_line(enum log_level level, const char *fmt, ...)
     va_end(ap);
 }
 
+bool log_due(time_t *last)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (*last && now.tv_sec - *last < 10)
+        return false;
+    *last = now.tv_sec;
+    return true;
+}
+
 void fatal(int code, const char *fmt, ...)
 {
     va_list ap;

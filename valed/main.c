@@ -37,6 +37,7 @@
 #include "port_stream.h"
 #include "port_tap.h"
 #include "qmp.h"
+#include "quota.h"
 #include "rundir.h"
 #include "sandbox.h"
 #include "tuning.h"
@@ -49,6 +50,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,10 +62,12 @@
 #include <unistd.h>
 
 #define EVENTS_MAX 64
+#define FDS_RESERVE 64 /* descriptors, or a 16th of them where they are few: for management and what runs already */
 #define RECLAIM_MS 1 /* how often a grace period is looked at while one runs */
 
 static int epoll_fd = -1;
 static int spare_fd = -1; /* given up for a moment to refuse a client when there is no other: it would wake us for ever */
+static int fd_limit, fd_reserve;
 static struct watch signal_watch, notice_watch;
 static struct watch *doomed; /* freed after the events at hand */
 static bool quitting;
@@ -100,20 +104,35 @@ void watch_free(struct watch *w)
     doomed = w;
 }
 
-int watch_accept(const struct watch *listener)
+int watch_accept(const struct watch *listener, bool management)
 {
     int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-        log_warn("out of descriptors: a client is refused");
         close(spare_fd);
         fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
         if (fd >= 0)
             close(fd);
-        fd = -1;
+        fd = fd_limit;
         spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
+    } else if (fd >= fd_limit - fd_reserve && !management) {
+        close(fd);
+        fd = fd_limit;
     }
-    return fd;
+    if (fd < fd_limit)
+        return fd;
+    log_limited("out of descriptors: a client is refused");
+    return -1;
+}
+
+/* The lowest number that is free says how many are taken. */
+bool watch_fds_scarce(void)
+{
+    int fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
+
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 || fd >= fd_limit - fd_reserve;
 }
 
 static void free_doomed(void)
@@ -152,6 +171,7 @@ static void handle_event(struct watch *w, uint32_t events)
     case WATCH_NOTICE: take_notice(); break;
     case WATCH_ATTACH_LISTEN: attach_accept(w); break;
     case WATCH_ATTACH: attach_ready(w, events); break;
+    case WATCH_ANSWER: attach_answer_ready(w); break;
     case WATCH_QMP_LISTEN: qmp_accept(w); break;
     case WATCH_QMP: qmp_ready(w, events); break;
     case WATCH_ENDPOINT: endpoint_accept(w); break;
@@ -237,6 +257,8 @@ static void raise_fd_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
+        fd_limit = limit.rlim_cur < INT_MAX ? (int)limit.rlim_cur : INT_MAX;
+        fd_reserve = fd_limit / 16 < FDS_RESERVE ? fd_limit / 16 : FDS_RESERVE;
     }
 }
 
@@ -286,6 +308,7 @@ static void start(void)
     rundir_enter();
     raise_fd_limit();
     tuning_start();
+    quota_set(options.uid_ports, (uint64_t)options.uid_memory << 20);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
     if (spare_fd < 0)

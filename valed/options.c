@@ -16,7 +16,8 @@
 #include <string.h>
 
 struct options options = {
-    .monitor_group = NO_GROUP, .workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .ready_fd = -1};
+    .monitor_group = NO_GROUP, .workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .uid_ports = 1024,
+    .ready_fd = -1};
 
 static const char usage[] =
     "usage: valed [options]\n"
@@ -33,6 +34,8 @@ static const char usage[] =
     "  --bridge-batch N      most frames of one batch [1024]\n"
     "  --max-bridges N       most switches [1024]\n"
     "  --busy-poll US        poll a ring for so long after its last frames [auto: 50 with CPUs to spare, else 0]\n"
+    "  --ports-per-uid N     most ports that the programs of one user may open [1024]\n"
+    "  --memory-per-uid MIB  and most memory of these ports [half of the machine's]\n"
     "  --tap PORT=NAME       open the tap NAME and make it a port, such as vale1:t=tap0; may be repeated\n"
     "  --socket-dir DIR      ports may make sockets there too, not in the runtime directory only; may be repeated\n"
     "  --no-sandbox          keep all rights, to debug\n"
@@ -72,6 +75,8 @@ enum {
     OPT_BATCH,
     OPT_BRIDGES,
     OPT_BUSY,
+    OPT_PORTS,
+    OPT_MEMORY,
     OPT_TAP,
     OPT_DIR,
     OPT_SANDBOX,
@@ -88,6 +93,8 @@ static const struct option long_options[] = {
     {"bridge-batch", required_argument, NULL, OPT_BATCH},
     {"max-bridges", required_argument, NULL, OPT_BRIDGES},
     {"busy-poll", required_argument, NULL, OPT_BUSY},
+    {"ports-per-uid", required_argument, NULL, OPT_PORTS},
+    {"memory-per-uid", required_argument, NULL, OPT_MEMORY},
     {"tap", required_argument, NULL, OPT_TAP},
     {"socket-dir", required_argument, NULL, OPT_DIR},
     {"no-sandbox", no_argument, NULL, OPT_SANDBOX},
@@ -136,6 +143,8 @@ static void apply(int opt, char *arg)
     case OPT_BATCH: options.bridge_batch = number("bridge-batch", arg, 1, BATCH_MAX); break;
     case OPT_BRIDGES: options.max_bridges = number("max-bridges", arg, 1, 65536); break;
     case OPT_BUSY: options.busy_poll = strcmp(arg, "auto") ? (int)number("busy-poll", arg, 0, BUSY_POLL_MAX) : -1; break;
+    case OPT_PORTS: options.uid_ports = number("ports-per-uid", arg, 1, 1000000); break;
+    case OPT_MEMORY: options.uid_memory = number("memory-per-uid", arg, 1, 1u << 30); break;
     case OPT_TAP: add_tap(arg); break;
     case OPT_DIR: add_socket_dir(arg); break;
     case OPT_SANDBOX: options.no_sandbox = true; break;

@@ -20,6 +20,8 @@ struct options {
     unsigned int bridge_batch; /* frames of one batch */
     unsigned int max_bridges;  /* switches */
     int busy_poll;             /* microseconds; -1: as the machine has CPUs to spare */
+    unsigned int uid_ports;    /* native ports of one user */
+    unsigned int uid_memory;   /* MiB of their memory; 0: half of the machine's */
     int ready_fd;              /* gets a line when the sockets listen; -1: nobody waits */
     int verbose;
     bool no_sandbox;

@@ -19,6 +19,8 @@
 #include "copy.h"
 #include "log.h"
 #include "offload.h"
+#include "quota.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -68,6 +70,7 @@ struct rx_ring {
 struct ring_port {
     struct port port;
     struct region region;
+    uint64_t charged; /* bytes that the peer's quota holds for it */
     _Atomic uint8_t header; /* bytes of virtio-net header before each frame, both ways: 0, 10 or 12 */
     int kick_fd;
     int call_fd[2];  /* the ends that we write, by VALE_FD_CALL_RX / TX */
@@ -530,6 +533,10 @@ static void ring_destroy(struct port *port)
 {
     struct ring_port *rp = to_ring_port(port);
 
+    if (rp->charged) {
+        quota_give(port->uid, QUOTA_PORTS, 1);
+        quota_give(port->uid, QUOTA_BYTES, rp->charged);
+    }
     region_destroy(&rp->region);
     for (unsigned int i = 0; i < port->ring_count; i++)
         if (port->ring[i]->kick_fd >= 0)
@@ -549,7 +556,22 @@ static void ring_destroy(struct port *port)
     free(rp);
 }
 
-int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config)
+/* Counts the port against its user's quota. */
+static int charge(struct ring_port *rp)
+{
+    uid_t uid = rp->port.uid;
+
+    if (!quota_take(uid, QUOTA_PORTS, 1))
+        return -EDQUOT;
+    if (!quota_take(uid, QUOTA_BYTES, rp->region.size)) {
+        quota_give(uid, QUOTA_PORTS, 1);
+        return -EDQUOT;
+    }
+    rp->charged = rp->region.size;
+    return 0;
+}
+
+int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config, uid_t uid)
 {
     struct ring_port *rp = calloc(1, sizeof(*rp));
     int err;
@@ -558,12 +580,17 @@ int ring_port_create(struct port **port, const struct vale_name *name, const str
         return -ENOMEM;
     rp->port.ops = &ring_port_ops;
     rp->port.name = *name;
+    rp->port.uid = uid;
     rp->kick_fd = rp->call_fd[0] = rp->call_fd[1] = rp->peer_fd[0] = rp->peer_fd[1] = -1;
     err = region_create(&rp->region, config, name->full);
+    if (err == 0)
+        err = charge(rp);
     if (err == 0)
         err = make_channels(rp);
     if (err == 0)
         err = make_rings(rp);
+    if (err == 0 && watch_fds_scarce())
+        err = -EMFILE;
     if (err) {
         ring_destroy(&rp->port);
         return err;

@@ -6,8 +6,8 @@
 #include "port.h"
 #include "region.h"
 
-/* Makes a native port, not yet in a switch. config must be clamped. 0 or -errno. */
-int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config);
+/* Makes a native port for a user, not yet in a switch. config must be clamped. 0, -EDQUOT (quota.h) or -errno. */
+int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config, uid_t uid);
 
 const struct region *ring_port_region(const struct port *port);
 /* Bytes of virtio-net header before each frame: 0, 10 or 12. With one, frames may come and go with offloads undone. */

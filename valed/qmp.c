@@ -382,7 +382,7 @@ void qmp_ready(struct watch *w, uint32_t events)
 
 void qmp_accept(struct watch *w)
 {
-    int fd = watch_accept(w);
+    int fd = watch_accept(w, true);
     struct client *c;
 
     if (fd < 0)

@@ -8,11 +8,12 @@
 #ifndef VALED_WATCH_H
 #define VALED_WATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct port;
 
-enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_QMP_LISTEN, WATCH_QMP,
+enum watch_type { WATCH_SIGNAL, WATCH_NOTICE, WATCH_ATTACH_LISTEN, WATCH_ATTACH, WATCH_ANSWER, WATCH_QMP_LISTEN, WATCH_QMP,
                   WATCH_ENDPOINT, WATCH_VHOST, WATCH_STREAM, WATCH_TAP };
 
 struct watch {
@@ -30,8 +31,14 @@ struct port_watch {
 /* Waits for EPOLLIN on w->fd. 0 or -errno. */
 int watch_add(struct watch *w, enum watch_type type, int fd);
 
-/* The next client of a socket that listens, or -1. Where there is no descriptor for it, it is hung up. */
-int watch_accept(const struct watch *listener);
+/*
+ * The next client of a socket that listens, or -1. Where descriptors run out it is hung up; management may use the last
+ * ones (FDS_RESERVE).
+ */
+int watch_accept(const struct watch *listener, bool management);
+
+/* Only the reserve of descriptors is left: refuse what would take more. */
+bool watch_fds_scarce(void);
 
 /* Waits for the events given instead. */
 void watch_events(struct watch *w, uint32_t events);
