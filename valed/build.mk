@@ -6,7 +6,7 @@ VALED_SRC := $(addprefix valed/,main.c options.c rundir.c activation.c sandbox.c
 	vswitch.c fdb.c port.c endpoint.c port_ring.c region.c \
 	port_stream.c port_tap.c port_null.c handed_fds.c \
 	port_vhost.c vhost_dev.c vhost_user.c virtq.c guest_mem.c guard.c \
-	worker.c forward.c offload.c line.c impair.c monitor.c)
+	worker.c call.c forward.c offload.c line.c impair.c monitor.c)
 VALED_OBJ := $(VALED_SRC:%.c=$(B)/obj/%.o)
 
 $(B)/obj/valed/%.o: valed/%.c

@@ -29,6 +29,7 @@
 
 #include "activation.h"
 #include "attach.h"
+#include "call.h"
 #include "endpoint.h"
 #include "guard.h"
 #include "log.h"
@@ -68,7 +69,7 @@
 static int epoll_fd = -1;
 static int spare_fd = -1; /* given up for a moment to refuse a client when there is no other: it would wake us for ever */
 static int fd_limit, fd_reserve;
-static struct watch signal_watch, notice_watch;
+static struct watch signal_watch, notice_watch, calls_watch;
 static struct watch *doomed; /* freed after the events at hand */
 static bool quitting;
 static int64_t idle_since = -1; /* milliseconds; -1: somebody is here */
@@ -160,8 +161,8 @@ static void take_notice(void)
     /* Only the wake-up counts: what has happened is looked up. port_reap() does its part in the loop. */
     if (read(notice_watch.fd, &n, sizeof(n)) < 0)
         return;
-    vhost_check_memory();
     workers_finish_moves();
+    vhost_check_ports();
 }
 
 static void handle_event(struct watch *w, uint32_t events)
@@ -169,6 +170,7 @@ static void handle_event(struct watch *w, uint32_t events)
     switch (w->type) {
     case WATCH_SIGNAL: main_quit("signal"); break;
     case WATCH_NOTICE: take_notice(); break;
+    case WATCH_CALLS: call_check(); break;
     case WATCH_ATTACH_LISTEN: attach_accept(w); break;
     case WATCH_ATTACH: attach_ready(w, events); break;
     case WATCH_ANSWER: attach_answer_ready(w); break;
@@ -320,6 +322,8 @@ static void start(void)
     json_object_seed(0); /* reads a file, which the sandbox would refuse */
     if (!options.no_sandbox)
         sandbox_enter(options.socket_dir, options.socket_dirs);
+    if (watch_add(&calls_watch, WATCH_CALLS, call_start()) < 0)
+        fatal(1, "timer: %s", strerror(errno));
     err = workers_start(options.workers, options.cpus);
     if (err)
         rundir_leave();
@@ -342,8 +346,10 @@ static void start(void)
 /* What was closed leaves and is freed. True while something is left. */
 static bool settle(void)
 {
-    bool draining = port_reap();
+    bool draining;
 
+    call_check(); /* also in the end a worker may be stuck, and nobody handles events */
+    draining = port_reap();
     return reclaim_run() || draining;
 }
 
@@ -362,6 +368,7 @@ static void stop(void)
     qmp_stop();
     free_doomed();
     workers_stop();
+    close(calls_watch.fd);
     close(spare_fd);
     close(epoll_fd);
 }

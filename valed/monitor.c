@@ -79,7 +79,7 @@ static void fill_order(void)
 
 /* As many rings as what it watches has, up to a limit; none for sending. */
 static int create_rings(const struct vale_name *name, const struct port *of, const struct nmreq_register *reg,
-                        struct port **port)
+                        uid_t uid, struct port **port)
 {
     struct region_config config = {.rx_rings = of ? of->ring_count : 1,
                                    .tx_slots = VALE_MIN_SLOTS,
@@ -90,7 +90,7 @@ static int create_rings(const struct vale_name *name, const struct port *of, con
     if (of && of->ops == &ring_port_ops && ring_port_region(of)->config.rx_rings > config.rx_rings)
         config.rx_rings = ring_port_region(of)->config.rx_rings;
     region_clamp(&config);
-    err = ring_port_create(port, name, &config);
+    err = ring_port_create(port, name, &config, uid);
     if (err == 0)
         ring_port_close_tx(*port);
     return -err;
@@ -111,7 +111,7 @@ int monitor_open(const struct vale_name *name, const struct nmreq_register *reg,
     m = link ? calloc(1, sizeof(*m)) : NULL;
     if (!m)
         return ENOMEM;
-    err = create_rings(name, of, reg, &m->port);
+    err = create_rings(name, of, reg, peer->uid, &m->port);
     if (err) {
         free(m);
         return err;
@@ -121,7 +121,6 @@ int monitor_open(const struct vale_name *name, const struct nmreq_register *reg,
     m->of = of;
     m->flags = reg->nr_flags & (NR_MONITOR_TX | NR_MONITOR_RX);
     m->port->monitor = m;
-    m->port->uid = peer->uid;
     m->port->pid = peer->pid;
     m->port->users = 1;
     *port = m->port;

@@ -10,7 +10,7 @@
  */
 #include "vhost.h"
 
-#include "log.h"
+#include "call.h"
 #include "offload.h"
 
 #include <errno.h>
@@ -25,13 +25,13 @@
 
 static void call_guest(struct vhost_port *vp, const struct virtq_map *m)
 {
-    uint64_t one = 1;
-
-    if (m->call_fd < 0)
+    if (m->call_fd < 0 || atomic_load_explicit(&vp->call_stuck, memory_order_relaxed))
         return;
     count(&vp->port.counters.calls, 1);
-    if (write(m->call_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-        log_debug("%s: call: %s", vp->port.name.full, strerror(errno));
+    if (call_peer(m->call_fd) < 0) {
+        atomic_store(&vp->call_stuck, true); /* the control thread closes the port */
+        worker_notice();
+    }
 }
 
 /* ----------------------------------------------------------------------------------------------------------- ingress --- */
@@ -93,6 +93,18 @@ static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct 
     return DROP_REASONS;
 }
 
+/* Calls the guest once for each queue of the ring's pair. */
+static void greet(struct vhost_port *vp, struct vhost_tx *tx)
+{
+    const struct virtq_map *rx_map = atomic_load(&vp->rx[tx->ring.index].q.map), *tx_map = atomic_load(&tx->q.map);
+
+    atomic_store(&tx->greet, false);
+    if (rx_map)
+        call_guest(vp, rx_map);
+    if (tx_map)
+        call_guest(vp, tx_map);
+}
+
 static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
 {
     struct vhost_tx *tx = to_vhost_tx(ring);
@@ -102,6 +114,8 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
     uint16_t left = m ? virtq_available(m, tx->q.next_avail, &broken) : 0;
     unsigned int weight = 0; /* a frame to be segmented is as much work as its segments */
 
+    if (atomic_load_explicit(&tx->greet, memory_order_relaxed))
+        greet(to_vhost_port(ring->port), tx);
     count(&c->bad_head, broken);
     *seen = left != 0;
     tx->taken = tx->begin = 0;

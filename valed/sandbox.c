@@ -121,7 +121,8 @@ static const struct rule worker_rules[] = {
     ANY(epoll_wait),
 #endif
     ANY(epoll_pwait), ANY(epoll_ctl), ANY(clock_gettime), ANY(shutdown),
-    /* SIGBUS: guard.c; the signal that frees a stuck worker. */
+    /* call.c; SIGBUS: guard.c. */
+    ANY(timerfd_settime),
     EXACTLY(mmap, 3, GUARD_MMAP), ANY(rt_sigaction), ANY(rt_sigreturn), ANY(restart_syscall),
     /* The end of a thread. */
     ANY(rt_sigprocmask), ANY(madvise), ANY(exit),

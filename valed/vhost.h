@@ -51,6 +51,7 @@ struct vhost_queue {
 struct vhost_tx {
     struct ring ring;
     struct vhost_queue q;
+    _Atomic bool greet;          /* a queue of the pair has started: the worker shall call the guest once */
     struct virtq_map *batch_map; /* of the batch at hand */
     uint16_t taken;              /* its chains */
     uint16_t begin;              /* chains before its first frame: bad ones */
@@ -121,6 +122,7 @@ struct vhost_port {
     uint64_t features, protocol_features;
     struct guest_mem *mem;
     atomic_bool memory_died; /* set by the SIGBUS handler */
+    atomic_bool call_stuck;  /* set by the worker that it kept waiting */
     struct guest_mem *log; /* the dirty bitmap: its only region */
 
     struct vhost_port *next; /* all of them */
@@ -173,8 +175,8 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
 void vhost_port_close(struct port *port);
 void vhost_port_destroy(struct port *port);
 
-/* A mapping of some port has died: retires it. */
-void vhost_check_memory(void);
+/* A front end whose memory has died loses its connection; one that kept a worker waiting in a call loses its port. */
+void vhost_check_ports(void);
 
 void vhost_ready(struct watch *w, uint32_t events);
 

@@ -82,14 +82,15 @@ static void resume(struct vhost_queue *q, const struct virtq_map *m)
     q->used = q->next_avail = virtq_used_index(m);
 }
 
-/* Wakes the guest once, and the worker once: what was published while nobody was here must not wait for the next kick. */
-static void prod(struct vhost_tx *tx, const struct virtq_map *m)
+/*
+ * Wakes the worker once, and has it wake the guest: what was published while nobody was here must not wait for the next kick.
+ * The control thread calls no guest: nobody would free it.
+ */
+static void prod(struct vhost_tx *tx)
 {
-    uint64_t one = 1;
-
-    if (m->call_fd >= 0 && write(m->call_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-        log_debug("call: %s", strerror(errno));
-    if (tx)
+    atomic_store(&tx->greet, true);
+    /* A ring that has no worker yet is poked when its own queue starts. */
+    if (tx->ring.dealt)
         worker_poke_ring(&tx->ring);
 }
 
@@ -116,7 +117,7 @@ static int update_queue(struct vhost_port *vp, unsigned int index)
     if (old)
         reclaim(free_map, old);
     if (new && !old)
-        prod(tx, new);
+        prod(&vp->tx[index / 2]);
     return err;
 }
 
@@ -303,11 +304,14 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
     return 0;
 }
 
-void vhost_check_memory(void)
+void vhost_check_ports(void)
 {
-    for (struct vhost_port *vp = ports; vp; vp = vp->next)
+    for (struct vhost_port *vp = ports; vp; vp = vp->next) {
         if (atomic_exchange(&vp->memory_died, false) && vp->connection)
             hang_up(vp, "its memory was taken away");
+        if (atomic_load(&vp->call_stuck))
+            port_close(&vp->port, "its front end blocked a call");
+    }
 }
 
 void vhost_port_close(struct port *port)

@@ -376,6 +376,29 @@ static struct vhost_queue *vring_fd(struct vhost_port *vp, int *fd)
     return q;
 }
 
+/*
+ * Workers write to it, and epoll asks it: with anything else than an eventfd that could take for ever, as a file of the peer's
+ * own file system (FUSE) does.
+ */
+static bool is_eventfd(int fd)
+{
+    static const char eventfd[] = "anon_inode:[eventfd]";
+    char link[32], target[sizeof(eventfd)];
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    return readlink(link, target, sizeof(target)) == sizeof(eventfd) - 1 &&
+           memcmp(target, eventfd, sizeof(eventfd) - 1) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
+}
+
+/* An eventfd or none; what is neither is closed. */
+static bool accept_eventfd(int fd)
+{
+    if (fd < 0 || is_eventfd(fd))
+        return true;
+    close(fd);
+    return false;
+}
+
 static enum outcome set_vring_kick(struct vhost_port *vp)
 {
     uint32_t index = vp->msg.u64 & 0xff;
@@ -383,7 +406,7 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
     int fd;
 
     q = vring_fd(vp, &fd);
-    if (!q)
+    if (!q || !accept_eventfd(fd))
         return BROKEN;
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, fd);
@@ -402,7 +425,7 @@ static enum outcome set_vring_call(struct vhost_port *vp)
     int fd;
 
     q = vring_fd(vp, &fd);
-    if (!q)
+    if (!q || !accept_eventfd(fd))
         return BROKEN;
     if (q->call_fd >= 0)
         close(q->call_fd);

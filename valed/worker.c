@@ -2,6 +2,7 @@
 /* The threads that forward: active lists, budgets, sleeping, and grace periods. */
 #include "worker.h"
 
+#include "call.h"
 #include "forward.h"
 #include "log.h"
 #include "options.h"
@@ -62,7 +63,7 @@ static _Atomic(struct ring *) ring_table[RINGS_MAX];
 
 /* ------------------------------------------------------------------------------------------------ the worker's side --- */
 
-static void notice(void)
+void worker_notice(void)
 {
     uint64_t one = 1;
 
@@ -121,7 +122,7 @@ static bool let_go(struct worker *w, struct ring *ring)
             deactivate(w, i);
     if (!atomic_compare_exchange_strong(&ring->state, &leaving, RING_AWAY))
         return false;
-    notice();
+    worker_notice();
     return true;
 }
 
@@ -214,7 +215,7 @@ static void drain(struct worker *w, unsigned int i, bool empty)
         return;
     deactivate(w, i);
     atomic_store(&ring->state, RING_GONE);
-    notice();
+    worker_notice();
 }
 
 /* A ring that is held up goes aside, unless room has come meanwhile. */
@@ -285,6 +286,7 @@ static void *worker_main(void *arg)
     struct worker *w = arg;
     uint64_t last_epoll = 0;
 
+    call_enter_thread(w->index);
     if (!options.no_sandbox)
         sandbox_worker();
     pthread_barrier_wait(&all_started);

@@ -53,8 +53,11 @@ unsigned int worker_of(const struct ring *ring);
 /* Ends them and waits. */
 void workers_stop(void);
 
-/* Becomes readable when a worker has let go of a ring. */
+/* Becomes readable when a worker has let go of a ring, or has something else for the control thread to look at. */
 int workers_notice_fd(void);
+
+/* Makes it readable. Any thread. */
+void worker_notice(void);
 
 /*
  * Lets the kicks of a ring wake a worker: the one with the fewest rings, once there is a descriptor. ops: where its frames
