@@ -8,6 +8,8 @@
 #ifndef VALED_BATCH_H
 #define VALED_BATCH_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define BATCH_MAX        1024 /* frames */
@@ -53,6 +55,7 @@ struct batch {
     unsigned int frames;
     unsigned int segs;
     uint8_t needs; /* of all frames together */
+    const atomic_bool *dead; /* set when memory that frames lie in has been taken away; NULL: nobody can */
     struct frame frame[BATCH_MAX];
     struct segment seg[BATCH_SEGS_MAX];
     struct offload offload[BATCH_MAX]; /* of frames with needs */
@@ -76,6 +79,18 @@ static inline void batch_undelivered_all(const struct batch *b, const uint16_t *
 {
     for (unsigned int k = 0; b->undelivered && k < n; k++)
         batch_undelivered(b, order[k]);
+}
+
+/*
+ * Whether what was read from the batch until now may be zeros that the SIGBUS handler put there (guard.h). To be asked behind
+ * a copy and before it is published; where memory dies later, what was copied is good.
+ */
+static inline bool batch_is_dead(const struct batch *b)
+{
+    if (!b->dead)
+        return false;
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(b->dead, memory_order_relaxed);
 }
 
 #endif

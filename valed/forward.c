@@ -165,6 +165,13 @@ static unsigned int transmit(const struct ring *ring, struct port *port, struct 
     bool watched = is_monitored(port->sw);
     unsigned int queue = ring->index, done;
 
+    if (batch_is_dead(b)) {
+        if (passed)
+            *passed = 0;
+        count_offered(ring, port, n);
+        count(&port->counters.tx_dropped[DROP_PEER_MEMORY], n);
+        return n;
+    }
     if (watched)
         monitor_begin(b);
     if (b->needs & ~atomic_load_explicit(&port->accepts, memory_order_relaxed))
@@ -428,7 +435,8 @@ static unsigned int forward(struct ring *ring, struct batch *b, uint64_t now)
         forward_dropping(ring, b, &l);
     }
     count(&c->flooded, l.flooded);
-    count(&c->rx_dropped[DROP_SELF], l.self);
+    /* Zeros in the place of addresses: learned from the first frame, they are the sender's own. */
+    count(&c->rx_dropped[batch_is_dead(b) ? DROP_PEER_MEMORY : DROP_SELF], l.self);
     count(&c->rx_dropped[DROP_GONE], l.gone);
     count(&c->rx_dropped[DROP_MAC_LOCKED], l.locked);
     count(&c->unicast, done - l.flooded - l.self - l.gone - l.locked);

@@ -37,14 +37,16 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     int saved = errno;
 
     (void)context;
+    /* First the mark: who reads the zeros, in whatever thread, finds it. */
+    if (e)
+        atomic_store(e->mark, true);
     if (!e || mmap((void *)e->start, e->end - e->start, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
         signal(sig, SIG_DFL); /* the access is repeated, and ends us with a core */
         return;
     }
-    atomic_store(e->mark, true);
-    if (write(wake_fd, &one, sizeof(one)) < 0)
-        atomic_store(e->mark, true); /* full: the control thread has been woken already */
+    while (write(wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ; /* full: the control thread has been woken already */
     errno = saved;
 }
 

@@ -4,7 +4,7 @@
  *
  * Memory that a peer has mapped for us can be truncated by it at any time; the next access is SIGBUS, which would end valed
  * for everybody. Each foreign mapping is therefore entered in a table. The handler finds the one that the address lies in,
- * puts anonymous zero pages over all of it, sets the owner's mark, wakes the control thread, and returns: the access is
+ * sets the owner's mark, puts anonymous zero pages over all of it, wakes the control thread, and returns: the access is
  * repeated and reads zeros. The control thread then retires the owner. A SIGBUS anywhere else is a bug, and fatal.
  *
  * The table is read by the handler in any thread, at any time: entries are published and withdrawn by single stores, and

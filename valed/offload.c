@@ -520,6 +520,7 @@ unsigned int offload_egress(struct port *port, unsigned int queue, const struct 
 
     j.accepts = atomic_load_explicit(&port->accepts, memory_order_relaxed);
     j.out->frames = j.out->segs = j.out->needs = 0;
+    j.out->dead = b->dead;
     for (j.at = 0; j.at < n && !j.blocked; j.at++) {
         unsigned int i = order[j.at];
         uint8_t lacks = b->frame[i].needs & ~j.accepts;

@@ -19,6 +19,7 @@ const char *const drop_names[DROP_REASONS] = {
     [DROP_SHORT] = "short",       [DROP_TOO_LONG] = "too_long", [DROP_TRUNCATED] = "truncated",
     [DROP_BAD_SLOT] = "bad_slot", [DROP_BAD_HEADER] = "bad_header", [DROP_SELF] = "self",         [DROP_GONE] = "gone",
     [DROP_MAC_LOCKED] = "mac_locked",
+    [DROP_PEER_MEMORY] = "peer_memory",
     [DROP_RING_FULL] = "ring_full", [DROP_STALLED] = "stalled", [DROP_TOO_LARGE] = "too_large", [DROP_DOWN] = "down",
     [DROP_LOSS] = "loss", [DROP_DELAY_FULL] = "delay_full",
 };

@@ -46,6 +46,7 @@ enum drop_reason {
     DROP_SELF,      /* in: the destination is on the port that it came from */
     DROP_MAC_LOCKED, /* in: the source address is locked to another port */
     DROP_GONE,      /* in: the port of the destination has just been closed */
+    DROP_PEER_MEMORY, /* in, out: the sender took away the memory that the frame lies in */
     DROP_RING_FULL, /* out: the receiver has no room */
     DROP_STALLED,   /* out: it had none for the wait-limit of a switch that waits, and has not moved since */
     DROP_TOO_LARGE, /* out: no buffer of the receiver can take it */

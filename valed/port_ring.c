@@ -409,6 +409,13 @@ static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint3
     return slots;
 }
 
+/* A run whose copies are not what was sent: empty slots, which are no frames. */
+static void empty_run(struct rx_ring *rx, const struct run *run)
+{
+    for (uint32_t at = run->first; at != run->lease->end; at = advance(at, 1, rx->slots))
+        fill_slot(&rx->slot[at], 0, 1 << NS_PORT_SHIFT);
+}
+
 unsigned int ring_port_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
                               unsigned int n, uint32_t flags)
 {
@@ -420,7 +427,7 @@ unsigned int ring_port_egress(struct port *port, unsigned int queue, const struc
     uint32_t short_max = header ? 0 : region->buf_size; /* what one plain copy does */
     struct run run = rx_reserve(rp, rx, b, order, n, header);
     uint32_t at = run.first;
-    uint64_t bytes = 0, bad = 0;
+    uint64_t bytes = 0, bad = 0, lost = 0;
 
     for (unsigned int k = 0; k < run.frames; k++) {
         const struct frame *f = &b->frame[order[k]];
@@ -442,9 +449,16 @@ unsigned int ring_port_egress(struct port *port, unsigned int queue, const struc
         bad += !good;
         bytes += good ? f->len : 0;
     }
+    if (run.lease && batch_is_dead(b)) {
+        empty_run(rx, &run);
+        batch_undelivered_all(b, order, run.frames);
+        lost = run.frames - bad;
+        bytes = 0;
+    }
     if (run.lease)
         rx_publish(rp, rx, run.lease);
-    count(&c->tx_frames, run.frames - bad);
+    count(&c->tx_frames, run.frames - bad - lost);
+    count(&c->tx_dropped[DROP_PEER_MEMORY], lost);
     count(&c->tx_bytes, bytes);
     count(&c->tx_dropped[DROP_BAD_SLOT], bad);
     return run.frames;

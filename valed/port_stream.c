@@ -206,8 +206,12 @@ static void keep_rest(struct stream_port *sp, const struct batch *b, const struc
     sp->rest_len = at - sent;
 }
 
-/* Sends up to n frames. How many are on their way: whole, or with their rest kept. */
-static unsigned int send_frames(struct stream_port *sp, int fd, const struct batch *b, const uint16_t *order, unsigned int n)
+/*
+ * Sends up to n frames. How many are on their way: whole, or with their rest kept. *lost is set when the memory of the first
+ * has gone; where only the rest of a frame has, that is sent as zeros, since its length is on its way.
+ */
+static unsigned int send_frames(struct stream_port *sp, int fd, const struct batch *b, const uint16_t *order, unsigned int n,
+                                bool *lost)
 {
     struct message *m = &message_scratch;
     struct msghdr msg = {.msg_iov = m->iov};
@@ -217,6 +221,7 @@ static unsigned int send_frames(struct stream_port *sp, int fd, const struct bat
     build(m, b, order, n);
     msg.msg_iovlen = m->iovs;
     sent = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    *lost = sent < 0 && errno == EFAULT;
     if (sent <= 0)
         return 0;
     for (; done < m->frames; done++) {
@@ -239,6 +244,7 @@ static unsigned int stream_egress(struct port *port, unsigned int queue, const s
     struct peer *peer = atomic_load(&sp->peer);
     unsigned int done = 0, step;
     uint64_t bytes = 0;
+    bool lost = false;
 
     (void)queue;
     if (!peer) {
@@ -248,7 +254,7 @@ static unsigned int stream_egress(struct port *port, unsigned int queue, const s
     }
     pthread_mutex_lock(&sp->lock);
     while (done < n && flush_rest(sp, peer->fd)) {
-        step = send_frames(sp, peer->fd, b, order + done, n - done);
+        step = send_frames(sp, peer->fd, b, order + done, n - done, &lost);
         if (step == 0)
             break;
         done += step;
@@ -260,7 +266,11 @@ static unsigned int stream_egress(struct port *port, unsigned int queue, const s
         bytes += b->frame[order[k]].len;
     count(&c->tx_frames, done);
     count(&c->tx_bytes, bytes);
-    return done;
+    if (!lost)
+        return done;
+    count(&c->tx_dropped[DROP_PEER_MEMORY], n - done);
+    batch_undelivered_all(b, order + done, n - done);
+    return n;
 }
 
 /* The socket says so by itself once it is asked, also when it has room already. */

@@ -140,7 +140,7 @@ static unsigned int write_frame(int fd, const struct batch *b, const struct fram
     case EBADFD: return DROP_DOWN;
     case EINVAL:
     case EMSGSIZE: return DROP_TOO_LARGE;
-    case EFAULT: return DROP_BAD_SLOT;
+    case EFAULT: return DROP_PEER_MEMORY;
     default: return DROP_RING_FULL;
     }
 }

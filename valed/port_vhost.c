@@ -120,6 +120,7 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
     *seen = left != 0;
     tx->taken = tx->begin = 0;
     tx->batch_map = m;
+    b->dead = &to_vhost_port(ring->port)->memory_died;
     while (left-- && tx->taken < budget && weight < budget && b->segs < BATCH_MAX) {
         int head = virtq_head(m, tx->q.next_avail);
         unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
@@ -309,18 +310,33 @@ static void copy_frame(const struct virtq_map *m, struct run *run, const struct 
         virtq_use(m, (uint16_t)(p->first_used + i), run->used[first_chain + i].id, run->used[first_chain + i].len);
 }
 
-/* Delivers what fits into one run; the number of frames. */
+/* A run whose copies are not what was sent: buffers without a byte, which are no frames. */
+static void empty_run(const struct virtq_map *m, const struct run *run)
+{
+    for (unsigned int i = 0; i < run->chains; i++)
+        virtq_use(m, (uint16_t)(run->place[0].first_used + i), run->used[i].id, 0);
+}
+
+/* Delivers what fits into one run; the number of frames. *lost: of these, whose memory has gone. */
 static unsigned int deliver_run(struct vhost_port *vp, struct vhost_rx *rx, const struct virtq_map *m, const struct batch *b,
-                                const uint16_t *order, unsigned int n, uint64_t *bytes)
+                                const uint16_t *order, unsigned int n, uint64_t *bytes, uint64_t *lost)
 {
     struct run *run = &run_scratch;
     unsigned int chain = 0;
+    uint64_t copied = 0;
 
     reserve(vp, rx, m, run, b, order, n);
     for (unsigned int k = 0; k < run->frames; k++) {
         copy_frame(m, run, &run->place[k], b, order[k], chain);
         chain += run->place[k].chains;
-        *bytes += b->frame[order[k]].len;
+        copied += b->frame[order[k]].len;
+    }
+    if (run->lease && batch_is_dead(b)) {
+        empty_run(m, run);
+        batch_undelivered_all(b, order, run->frames);
+        *lost += run->frames;
+    } else {
+        *bytes += copied;
     }
     if (run->lease)
         complete(vp, rx, m, run->lease);
@@ -353,7 +369,7 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
     struct vhost_rx *rx = rx_of(vp, queue);
     struct virtq_map *m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
     unsigned int done = 0, step = 1, too_large = 0;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, lost = 0;
 
     if (!m) {
         count(&c->tx_dropped[DROP_DOWN], n);
@@ -361,7 +377,7 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
         return n;
     }
     while (done < n && step) {
-        step = deliver_run(vp, rx, m, b, order + done, n - done, &bytes);
+        step = deliver_run(vp, rx, m, b, order + done, n - done, &bytes, &lost);
         done += step;
         if (step == 0 && !m->mergeable && has_buffers(rx, m)) {
             too_large++;
@@ -369,7 +385,8 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
             done += step = 1;
         }
     }
-    count(&c->tx_frames, done - too_large);
+    count(&c->tx_frames, done - too_large - lost);
+    count(&c->tx_dropped[DROP_PEER_MEMORY], lost);
     count(&c->tx_bytes, bytes);
     count(&c->tx_dropped[DROP_TOO_LARGE], too_large);
     return done;

@@ -146,7 +146,7 @@ static const struct rule control_rules[] = {
     /* Memory: nothing executable. */
     ONLY(mmap, 2, PROT_EXEC, 0), ONLY(mprotect, 2, PROT_EXEC, 0), ANY(munmap), ANY(mremap), ANY(brk), ANY(madvise),
     /* Workers, signals, the end. */
-    ANY(timerfd_settime), ANY(tgkill), ANY(getpid), ANY(gettid), ANY(rt_sigprocmask), ANY(rt_sigaction), ANY(rt_sigreturn),
+    ANY(timerfd_create), ANY(timerfd_settime), ANY(tgkill), ANY(getpid), ANY(gettid), ANY(rt_sigprocmask), ANY(rt_sigaction), ANY(rt_sigreturn),
     ANY(restart_syscall), ANY(getrandom), ANY(sched_setaffinity), ANY(exit_group),
 };
 

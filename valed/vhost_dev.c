@@ -203,6 +203,7 @@ static void finish_stop(struct vhost_port *vp)
     vp->mem = NULL;
     guest_mem_free(vp->log);
     vp->log = NULL;
+    atomic_store(&vp->memory_died, false);
     vp->features = vp->protocol_features = 0;
     vp->received = 0;
     vp->stopping = false;
@@ -307,7 +308,7 @@ int vhost_port_create(struct port **port, const struct vale_name *name, const ch
 void vhost_check_ports(void)
 {
     for (struct vhost_port *vp = ports; vp; vp = vp->next) {
-        if (atomic_exchange(&vp->memory_died, false) && vp->connection)
+        if (atomic_load(&vp->memory_died) && vp->connection)
             hang_up(vp, "its memory was taken away");
         if (atomic_load(&vp->call_stuck))
             port_close(&vp->port, "its front end blocked a call");

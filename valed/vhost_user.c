@@ -364,7 +364,7 @@ static enum outcome get_vring_base(struct vhost_port *vp)
 
 /*
  * The queue and the descriptor of a KICK, CALL or ERR message; fd -1 where the message says so. NULL: malformed, or no eventfd:
- * a worker writes to it, and into anything else that could take for ever.
+ * workers write to it, and epoll asks it, which with anything else could take for ever.
  */
 static struct vhost_queue *vring_fd(struct vhost_port *vp, int *fd)
 {
@@ -376,29 +376,6 @@ static struct vhost_queue *vring_fd(struct vhost_port *vp, int *fd)
     return q;
 }
 
-/*
- * Workers write to it, and epoll asks it: with anything else than an eventfd that could take for ever, as a file of the peer's
- * own file system (FUSE) does.
- */
-static bool is_eventfd(int fd)
-{
-    static const char eventfd[] = "anon_inode:[eventfd]";
-    char link[32], target[sizeof(eventfd)];
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    return readlink(link, target, sizeof(target)) == sizeof(eventfd) - 1 &&
-           memcmp(target, eventfd, sizeof(eventfd) - 1) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
-}
-
-/* An eventfd or none; what is neither is closed. */
-static bool accept_eventfd(int fd)
-{
-    if (fd < 0 || is_eventfd(fd))
-        return true;
-    close(fd);
-    return false;
-}
-
 static enum outcome set_vring_kick(struct vhost_port *vp)
 {
     uint32_t index = vp->msg.u64 & 0xff;
@@ -406,7 +383,7 @@ static enum outcome set_vring_kick(struct vhost_port *vp)
     int fd;
 
     q = vring_fd(vp, &fd);
-    if (!q || !accept_eventfd(fd))
+    if (!q)
         return BROKEN;
     if (index % 2)
         worker_set_kick(&vp->tx[index / 2].ring, fd);
@@ -425,7 +402,7 @@ static enum outcome set_vring_call(struct vhost_port *vp)
     int fd;
 
     q = vring_fd(vp, &fd);
-    if (!q || !accept_eventfd(fd))
+    if (!q)
         return BROKEN;
     if (q->call_fd >= 0)
         close(q->call_fd);

@@ -178,6 +178,7 @@ static bool serve(struct worker *w, struct ring *ring, uint64_t now)
     w->batch->frames = 0;
     w->batch->segs = 0;
     w->batch->needs = 0;
+    w->batch->dead = NULL;
     if (ring->ops->ingress(ring, w->batch, atomic_load_explicit(&budget, memory_order_relaxed), &seen))
         done = forward_batch(ring, w->batch, now);
     if (seen)
