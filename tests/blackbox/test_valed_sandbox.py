@@ -37,6 +37,7 @@ def run_and_read_log(*options: str) -> str:
         return valed.errors()
 
 
+@pytest.mark.skipif(sanitizer() == "tsan", reason="TSan has a thread of its own, from the start")
 def test_no_thread_has_privileges() -> None:
     with Valed.run("--workers", "3") as valed:
         found = threads(valed)

@@ -28,6 +28,7 @@ from lib.vhost import (
     SET_MEM_TABLE,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
+    SET_VRING_KICK,
     SIZE,
     VERSION_1,
     FrontEnd,
@@ -191,6 +192,20 @@ def test_call_descriptor_must_be_an_eventfd(valed: Valed, native: Port) -> None:
     for fd in (writer, native.mem_fd, native.sock.fileno()):
         front = FrontEnd(valed.rundir / "vale1:v")
         front.post(SET_VRING_CALL, struct.pack("<Q", 0), [fd])
+        assert front.hung_up()
+        front.close()
+        eventually("it to be let go", lambda: not has_guest_memory(valed))
+    os.close(reader)
+    os.close(writer)
+    talk(front_end(valed), native)
+
+
+def test_kick_descriptor_must_be_an_eventfd(valed: Valed, native: Port) -> None:
+    """epoll asks what lies behind it, and that could be anybody's file."""
+    reader, writer = os.pipe()
+    for q, fd in ((0, reader), (1, native.mem_fd), (1, native.sock.fileno())):
+        front = FrontEnd(valed.rundir / "vale1:v")
+        front.post(SET_VRING_KICK, struct.pack("<Q", q), [fd])
         assert front.hung_up()
         front.close()
         eventually("it to be let go", lambda: not has_guest_memory(valed))
