@@ -146,8 +146,9 @@ static const struct rule control_rules[] = {
     /* Memory: nothing executable. */
     ONLY(mmap, 2, PROT_EXEC, 0), ONLY(mprotect, 2, PROT_EXEC, 0), ANY(munmap), ANY(mremap), ANY(brk), ANY(madvise),
     /* Workers, signals, the end. */
-    ANY(timerfd_create), ANY(timerfd_settime), ANY(tgkill), ANY(getpid), ANY(gettid), ANY(rt_sigprocmask), ANY(rt_sigaction),
-    ANY(rt_sigreturn), ANY(restart_syscall), ANY(getrandom), ANY(sched_getaffinity), ANY(sched_setaffinity), ANY(exit_group),
+    ANY(timerfd_create), ANY(timerfd_settime), ANY(tgkill), ANY(getpid), ANY(gettid), ANY(geteuid), ANY(rt_sigprocmask),
+    ANY(rt_sigaction), ANY(rt_sigreturn), ANY(restart_syscall), ANY(getrandom), ANY(sched_getaffinity),
+    ANY(sched_setaffinity), ANY(exit_group),
 };
 
 #define RULE_LENGTH   6 /* instructions, at most */

@@ -41,8 +41,11 @@ void fuzz_start(void)
 {
     options = defaults;
     signal(SIGPIPE, SIG_IGN);
+    raise_fd_limit();
+    quota_set(1000, 0);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     spare_fd = fcntl(epoll_fd, F_DUPFD_CLOEXEC, 0);
+    MUST(watch_add(&calls_watch, WATCH_CALLS, call_start()) == 0);
     MUST(workers_start(options.workers, NULL) == 0);
     MUST(watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) == 0);
     MUST(guard_start(workers_notice_fd()) == 0);
@@ -214,7 +217,7 @@ struct port *fuzz_native(const char *text, unsigned int header)
 
     MUST(vale_name_parse(text, &name, &err) == 0);
     region_clamp(&config);
-    MUST(ring_port_create(&port, &name, &config) == 0);
+    MUST(ring_port_create(&port, &name, &config, 0) == 0);
     ring_port_set_header(port, header);
     MUST(port_add(port) == 0);
     return port;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #define pthread_create(thread, attr, run, arg)     ((void)(run), 0)
+#define pthread_barrier_wait(barrier)              ((void)(barrier), 0)
 #define pthread_setaffinity_np(thread, size, cpus) ((void)(cpus), 0)
 #include "../../valed/worker.c"
 
@@ -23,6 +24,7 @@ void fuzz_pass_time(uint64_t us)
 /* The body of worker_main(). Time goes on by more than any ring's patience. */
 void fuzz_work(void)
 {
+    call_enter_thread(0);
     fuzz_pass_time(PATIENCE_BULK);
     for (struct worker *w = workers; w < workers + worker_count; w++) {
         read_events(w, 0);
