@@ -121,6 +121,9 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     struct port *port;
     int err;
 
+    /* First: without a descriptor libc would try sockets of other domains, which the sandbox does not survive. */
+    if (watch_fds_scarce())
+        return EMFILE;
     if (if_nametoindex(name->port))
         return EINVAL;
     region_clamp(&config);
