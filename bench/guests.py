@@ -66,13 +66,14 @@ def cpu_seconds(pid: int) -> float:
 
 def run_trial(a: Guest, b: Guest, valed: Valed, nic: int, length: int, seconds: float) -> Trial:
     pids = [a.process.pid, b.process.pid, *([valed.pid] if nic == 0 else [])]
-    _, receiver, _ = b.ssh.exec_command(f"vale-udp-recv --json --max-seconds {seconds + 30}")
-    if receiver.readline() != "ready\n":
+    receiver = b.ssh.exec_command(f"vale-udp-recv --json --max-seconds {seconds + 30}")
+    if receiver[1].readline() != "ready\n":
         host.fail("the receiver did not start", 1)
     before = sum(cpu_seconds(pid) for pid in pids)
-    size = f"--frame {length}"
-    sent = json.loads(a.run(f"vale-udp-send --to {b.address(nic)} {size} --seconds {seconds} --json"))
-    got = json.loads(receiver.read())
+    options = f"--frame {length} --seconds {seconds} --json"
+    sent = json.loads(a.run(f"vale-udp-send --to {b.address(nic)} {options}"))
+    got = json.loads(receiver[1].read())
+    receiver[1].channel.recv_exit_status()
     used = sum(cpu_seconds(pid) for pid in pids) - before
     return Trial(PAIRS[nic], length, sent["sent"], got["received"], got["pps"], round(used, 3))
 
@@ -121,12 +122,15 @@ def main() -> None:
         host.fail(f"no {QEMU}: run 'apt-get install qemu-system-x86'", 4)
     where = host.machine(host.choose_cpus()) | {"qemu": ".".join(map(str, version(QEMU)))}
     trials: list[Trial] = []
-    with tempfile.TemporaryDirectory() as folder, Valed.run() as valed:
-        with guests(valed, Path(folder)) as (a, b):
-            for length in LENGTHS:
-                for _ in range(options.trials):
-                    for nic in range(len(PAIRS)):
-                        trials.append(run_trial(a, b, valed, nic, length, options.seconds))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Valed.run() as valed,
+        guests(valed, Path(folder)) as (a, b),
+    ):
+        for length in LENGTHS:
+            for _ in range(options.trials):
+                for nic in range(len(PAIRS)):
+                    trials.append(run_trial(a, b, valed, nic, length, options.seconds))
     print(f"\n{where['cpu']}, {where['cpus']} CPUs, QEMU {where['qemu']} under TCG; received kpps,")
     print("and CPU microseconds per delivered frame outside of the vCPU threads; medians of")
     print(f"{options.trials} trials; load before: {where['load_before']:.2f}\n")

@@ -14,8 +14,9 @@ The switches take turns within one run: valed (one worker, a learning switch), O
 datapath, a flow from each port to the other), and another testpmd that only moves frames between
 two ports of DPDK's vhost driver: what the load generator itself can do against the leanest back
 end there is. Rates are frames received by testpmd, both directions together; the switch's own
-counters are in the report, and it says so where they differ. Prints a table; every trial goes to build/bench/vhost.json.
+counters are in the report, and it says so where they differ.
 
+Prints a table; every trial goes to build/bench/vhost.json.
 Huge pages are reserved for the run, and given back. It needs root, and ends what it has started.
 """
 
@@ -51,7 +52,7 @@ RING = 1024
 BURSTS = 16  # of 32 frames each: those that go round, in each direction
 SWITCH_CPU, LOAD_CPU = 0, 1
 TIMEOUT = 60
-AGREE = 0.05  # two counters that are not read at the same moment: when to say that they differ
+AGREE = 0.05  # two counters, not read at the same moment: when to say that they differ
 
 Paths = tuple[Path, Path]
 Counter = Callable[[], int]
@@ -72,7 +73,8 @@ class Testpmd:
 
     def __init__(self, prefix: str, cpu: int, vdevs: list[str], log: Path) -> None:
         other = SWITCH_CPU if cpu == LOAD_CPU else LOAD_CPU
-        argv = ["stdbuf", "-oL", TESTPMD, "-l", f"{other},{cpu}", f"--main-lcore={other}", "--no-pci"]
+        argv = ["stdbuf", "-oL", TESTPMD, "-l", f"{other},{cpu}", f"--main-lcore={other}"]
+        argv += ["--no-pci"]
         argv += ["--in-memory", "--single-file-segments", "-m", str(MEMORY), "--no-telemetry"]
         argv += ["--file-prefix", prefix, "--log-level", "error"]
         argv += [word for vdev in vdevs for word in ("--vdev", vdev)]

@@ -109,7 +109,7 @@ def test_queue_stops_and_starts_where_it_was(valed: Valed, native: Port) -> None
 
 
 def test_base_of_a_queue_that_never_ran(valed: Valed, native: Port) -> None:
-    """A guest that uses fewer queues than it set up: the others are asked for what they were given."""
+    """A guest uses fewer queues than it set up: the others are asked for what they were given."""
     front = front_end(valed)
     front.post(SET_VRING_BASE, struct.pack("<II", 4, 77))
     base = front.ask(GET_VRING_BASE, struct.pack("<II", 4, 0))

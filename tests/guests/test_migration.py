@@ -84,7 +84,7 @@ class Peer:
             self.frames += self.port.drain()
 
     def sequence(self) -> list[int]:
-        """The numbers that vale-udp-send in the guest gave its datagrams (guest-tests/vale_udp.h)."""
+        """The numbers that vale-udp-send gave its datagrams (guest-tests/vale_udp.h)."""
         return [
             int.from_bytes(frame[50:58], "big")
             for frame in self.frames

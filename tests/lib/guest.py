@@ -36,8 +36,8 @@ BUILD = Path(os.environ.get("VALE_BUILD", ROOT / "build"))
 QEMU = Path(os.environ.get("QEMU", "/usr/bin/qemu-system-x86_64"))
 MICRO = BUILD / "images/micro"
 DEADLINE = 90
-# QEMU before 9.0 forgets TCG's TLBs where it reads the dirty bitmap by whole words: after that, guest
-# writes are lost for migration. An odd number of pages makes it go page by page.
+# QEMU before 9.0 forgets TCG's TLBs where it reads the dirty bitmap by whole words: after that,
+# guest writes are lost for migration. Memory that is no multiple of 64 pages is read page by page.
 MEMORY = f"{192 * 1024 + 8}K"
 
 MARKS = [
@@ -68,7 +68,8 @@ def version(qemu: Path) -> tuple[int, ...]:
 
 def vhost_user(path: Path) -> list[str]:
     """A netdev on a vhost-user port that listens at this path; {n} becomes the NIC's number."""
-    return ["-chardev", f"socket,id=c{{n}},path={path}", "-netdev", "vhost-user,id=n{n},chardev=c{n}"]
+    chardev = f"socket,id=c{{n}},path={path}"
+    return ["-chardev", chardev, "-netdev", "vhost-user,id=n{n},chardev=c{n}"]
 
 
 def stream(path: Path, *, server: bool = False) -> list[str]:
