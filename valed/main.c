@@ -38,6 +38,7 @@
 #include "port_tap.h"
 #include "qmp.h"
 #include "rundir.h"
+#include "state.h"
 #include "tuning.h"
 #include "vhost.h"
 #include "vswitch.h"
@@ -267,6 +268,7 @@ static void start(void)
               options.cpus ? options.cpus : "", strerror(-err));
     if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0 || guard_start(workers_notice_fd()) < 0)
         fatal(1, "epoll: %s", strerror(errno));
+    state_restore();
     if (attach_start(rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group)) < 0 ||
         qmp_start(rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL)) < 0)
         fatal(1, "%s: cannot listen: %s", rundir_path(), strerror(errno));
@@ -286,6 +288,7 @@ static bool settle(void)
 static void stop(void)
 {
     activation_notify("STOPPING=1");
+    state_freeze(false);
     rundir_leave();
     attach_stop();
     port_close_all("valed ends");

@@ -9,6 +9,7 @@
 #include "log.h"
 #include "monitor.h"
 #include "qmp.h"
+#include "state.h"
 #include "vswitch.h"
 #include "worker.h"
 
@@ -52,8 +53,10 @@ int port_add(struct port *port)
         /* Leaves like any other port, with the rings that it has. */
         log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
         port_close(port, "no resources");
+        return err;
     }
-    return err;
+    state_apply(port);
+    return 0;
 }
 
 void port_close(struct port *port, const char *reason)
@@ -64,6 +67,7 @@ void port_close(struct port *port, const char *reason)
     port->reason = reason;
     port->next_draining = draining;
     draining = port;
+    state_port_closed(port->name.full);
     attach_port_closed(port);
     if (port->ops->close)
         port->ops->close(port);
