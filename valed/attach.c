@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define MONITOR_FLAGS (NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON)
-#define FDS_MAX 8 /* accepted with a message; all but the reply socket are closed */
+#define FDS_MAX 8 /* accepted with a message; all but the first two are closed */
 
 struct request {
     union {
@@ -25,6 +25,8 @@ struct request {
     };
     size_t length;
     int reply_fd;
+    int mem_fd;                     /* came along, for VALE_OPT_RESUME; -1: none */
+    struct vale_opt_resume *resume; /* in the message; NULL: not asked for */
     int out_fds[VALE_FD_COUNT];
     unsigned int out_count;
 };
@@ -51,12 +53,26 @@ static void *message_part(struct request *req, uint64_t offset, size_t size)
     return req->bytes + offset;
 }
 
-/* No option is known: each gets its status, and the request fails, as netmap does it. */
+/* VALE_OPT_RESUME of a REGISTER: 0 or an errno. */
+static int check_resume(struct request *req, uint64_t at)
+{
+    struct vale_opt_resume *opt = message_part(req, at, sizeof(*opt));
+
+    if (req->header.nr_reqtype != NETMAP_REQ_REGISTER)
+        return EOPNOTSUPP;
+    if (!opt || req->mem_fd < 0 || (opt->hdr_len != 0 && opt->hdr_len != 10 && opt->hdr_len != 12))
+        return EINVAL;
+    req->resume = opt;
+    return 0;
+}
+
+/* Each option gets its status. One that is not known, or fails, makes the request fail, as netmap does it. */
 static int check_options(struct request *req)
 {
     uint64_t at = req->header.nr_options;
     int err = 0;
 
+    req->resume = NULL;
     for (unsigned int n = 0; at != 0; n++) {
         struct nmreq_option *opt = message_part(req, at, sizeof(*opt));
 
@@ -64,8 +80,8 @@ static int check_options(struct request *req)
             return EINVAL;
         if (n == 16)
             return EMSGSIZE;
-        opt->nro_status = EOPNOTSUPP;
-        err = EOPNOTSUPP;
+        opt->nro_status = (uint32_t)(opt->nro_reqtype == VALE_OPT_RESUME ? check_resume(req, at) : EOPNOTSUPP);
+        err = opt->nro_status ? (int)opt->nro_status : err;
         at = opt->nro_next;
     }
     return err;
@@ -84,20 +100,31 @@ static int parse_name(const struct request *req, bool monitor, struct vale_name 
 
 static bool is_going(const struct port *port);
 
-/* Another descriptor of a port that is open already. */
-static int share_port(struct connection *conn, struct port *port, const struct nmreq_register *reg)
+/* Another descriptor of a port that is open already, or the same port resumed by another process that has it. */
+static int share_port(struct connection *conn, struct port *port, const struct nmreq_register *reg, const struct request *req)
 {
-    if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->exclusive || (reg->nr_flags & NR_EXCLUSIVE) ||
-        port->uid != conn->peer.uid)
+    if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->uid != conn->peer.uid)
         return EBUSY;
-    if (ring_port_header(port) && !(reg->nr_flags & NR_ACCEPT_VNET_HDR))
+    if (req->resume ? !ring_port_is_memory(port, req->mem_fd) : port->exclusive || (reg->nr_flags & NR_EXCLUSIVE))
+        return EBUSY;
+    if (!req->resume && ring_port_header(port) && !(reg->nr_flags & NR_ACCEPT_VNET_HDR))
         return EIO;
     port->users++;
     conn->port = port;
     return 0;
 }
 
-static int create_port(struct connection *conn, const struct vale_name *name, const struct nmreq_register *reg)
+/* The descriptor of the memory is the port's from here on. */
+static int take_mem_fd(struct request *req)
+{
+    int fd = req->mem_fd;
+
+    req->mem_fd = -1;
+    return fd;
+}
+
+static int create_port(struct connection *conn, const struct vale_name *name, const struct nmreq_register *reg,
+                       struct request *req)
 {
     struct region_config config = {
         .tx_rings = reg->nr_tx_rings,
@@ -111,8 +138,12 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
 
     if (if_nametoindex(name->port))
         return EINVAL;
-    region_clamp(&config);
-    err = ring_port_create(&port, name, &config);
+    if (req->resume) {
+        err = ring_port_resume(&port, name, &config, take_mem_fd(req), req->resume->hdr_len);
+    } else {
+        region_clamp(&config);
+        err = ring_port_create(&port, name, &config);
+    }
     if (err)
         return -err;
     port->uid = conn->peer.uid;
@@ -123,11 +154,13 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     if (err)
         return -err;
     conn->port = port;
+    if (req->resume)
+        ring_port_wake(port);
     return 0;
 }
 
 /* EAGAIN: the name will be free soon. */
-static int bind_port(struct connection *conn, const struct request *req, const struct nmreq_register *reg)
+static int bind_port(struct connection *conn, struct request *req, const struct nmreq_register *reg)
 {
     bool monitor = reg->nr_flags & MONITOR_FLAGS;
     struct vale_name name;
@@ -137,6 +170,8 @@ static int bind_port(struct connection *conn, const struct request *req, const s
         return EINVAL;
     if (conn->port)
         return EBUSY;
+    if (req->resume && (monitor || req->resume->incarnation == region_incarnation()))
+        return ENXIO; /* it ended with the port that it watched, or we took it away */
     if (monitor && !monitor_permitted(conn->watch.fd, &conn->peer))
         return EPERM;
     port = port_find(&name);
@@ -144,7 +179,7 @@ static int bind_port(struct connection *conn, const struct request *req, const s
         return EAGAIN;
     if (monitor)
         return monitor_open(&name, reg, &conn->peer, &conn->port);
-    return port ? share_port(conn, port, reg) : create_port(conn, &name, reg);
+    return port ? share_port(conn, port, reg, req) : create_port(conn, &name, reg, req);
 }
 
 static int do_register(struct connection *conn, struct request *req)
@@ -306,6 +341,17 @@ static void put_fds(struct msghdr *msg, const int *fds, unsigned int n)
     msg->msg_controllen = CMSG_SPACE(n * sizeof(int));
 }
 
+static void free_request(struct request *req)
+{
+    if (!req)
+        return;
+    if (req->reply_fd >= 0)
+        close(req->reply_fd);
+    if (req->mem_fd >= 0)
+        close(req->mem_fd);
+    free(req);
+}
+
 /* Answers and ends the request. A client that has gone, or whose socket is full, has its answer lost. */
 static void answer(struct request *req, int error)
 {
@@ -325,15 +371,13 @@ static void answer(struct request *req, int error)
     }
     if (sendmsg(req->reply_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         log_debug("answer to a request lost: %s", strerror(errno));
-    close(req->reply_fd);
-    free(req);
+    free_request(req);
 }
 
-/* Keeps the first descriptor that came along, closes the rest. */
-static int take_reply_fd(struct msghdr *msg)
+/* Keeps the first two descriptors that came along, closes the rest. */
+static void take_fds(struct msghdr *msg, struct request *req)
 {
-    int reply_fd = -1;
-
+    req->reply_fd = req->mem_fd = -1;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
         unsigned int n = c->cmsg_type == SCM_RIGHTS ? (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
 
@@ -341,13 +385,14 @@ static int take_reply_fd(struct msghdr *msg)
             int fd;
 
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            if (reply_fd < 0)
-                reply_fd = fd;
+            if (req->reply_fd < 0)
+                req->reply_fd = fd;
+            else if (req->mem_fd < 0)
+                req->mem_fd = fd;
             else
                 close(fd);
         }
     }
-    return reply_fd;
 }
 
 /* The next request, NULL when there is none (*gone false) or never will be (*gone true). */
@@ -375,24 +420,14 @@ static struct request *receive(struct connection *conn, bool *gone)
     }
     req->length = (size_t)n;
     /* Also of an empty message, which looks like the end. */
-    req->reply_fd = take_reply_fd(&msg);
+    take_fds(&msg, req);
     if (n == 0 || req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
         log_debug("pid %d: hung up, or sent no request: no reply socket, or too long", (int)conn->peer.pid);
-        if (req->reply_fd >= 0)
-            close(req->reply_fd);
-        free(req);
+        free_request(req);
         return NULL;
     }
     *gone = false;
     return req;
-}
-
-static void drop_request(struct request *req)
-{
-    if (req) {
-        close(req->reply_fd);
-        free(req);
-    }
 }
 
 static void disconnect(struct connection *conn)
@@ -403,7 +438,7 @@ static void disconnect(struct connection *conn)
         link = &(*link)->next;
     *link = conn->next;
     connection_count--;
-    drop_request(conn->waiting);
+    free_request(conn->waiting);
     if (conn->port && conn->port->monitor)
         monitor_close(conn->port->monitor, "closed by its client");
     else if (conn->port && --conn->port->users == 0)

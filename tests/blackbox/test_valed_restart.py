@@ -13,7 +13,7 @@ import pytest
 
 from lib.native import station
 from lib.qmp import QmpError
-from lib.valed import Valed
+from lib.valed import Valed, eventually
 
 pytestmark = pytest.mark.blackbox
 
@@ -86,7 +86,7 @@ def test_what_was_removed_stays_away(valed: Valed, end: signal.Signals) -> None:
     with valed.qmp() as qmp:
         qmp.execute("port-del", name="vale1:n")
         qmp.execute("switch-set", name="vale1", keep=False)
-    assert state(valed) is None
+    eventually("no state", lambda: state(valed) is None)
     valed.restart(end)
     with valed.qmp() as qmp:
         assert qmp.execute("query-switches") == []
@@ -101,7 +101,7 @@ def test_switch_that_is_not_kept_has_its_settings_as_long_as_its_ports(valed: Va
         (sw,) = qmp.execute("query-switches")
         assert (sw["age"], sw["kept"]) == (5, False)
         qmp.execute("port-del", name="vale1:n")
-    assert state(valed) is None
+    eventually("no state", lambda: state(valed) is None)
 
 
 @pytest.mark.parametrize("forget", [False, True])
