@@ -4,20 +4,55 @@
 Times are printed, not asserted beyond what a loaded machine can hold.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
+import random
 import signal
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lib.native import station
+from lib.native import (
+    BROADCAST,
+    HEADER,
+    OPT_RESUME,
+    OPTION,
+    PORT_HDR_SET,
+    REGISTER,
+    SECONDS,
+    Port,
+    connect,
+    fetch,
+    frame,
+    message,
+    number,
+    numbered,
+    post,
+    register_body,
+    request,
+    station,
+)
+from lib.native import VALE_LIST as LIST
 from lib.qmp import QmpError
-from lib.valed import Valed, eventually
+from lib.valed import ROOT, Valed, check_books, eventually, sanitizer
 
 pytestmark = pytest.mark.blackbox
 
 ENDS = [signal.SIGTERM, signal.SIGKILL]
+
+
+def ticks(pid: int) -> int:
+    """CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def state(valed: Valed) -> Any:
@@ -232,3 +267,265 @@ def test_a_full_switch_comes_back(valed: Valed) -> None:
     with valed.qmp() as qmp:
         assert len(qmp.ports()) == 254
         assert len(qmp.execute("query-fdb", switch="vale1")) == 32
+
+
+# --------------------------------------------------------------------------------- native ports
+
+
+def pair(valed: Valed, **body: int) -> tuple[Port, Port]:
+    return valed.open("vale1:a", **body), valed.open("vale1:b", **body)
+
+
+def test_frames_published_before_the_kill_arrive_after_it_once(valed: Valed) -> None:
+    """Also those that were received and not yet read; counters begin anew and balance."""
+    a, b = pair(valed)
+    a.send(numbered(BROADCAST, station(1), 50))
+    a.flush()
+    valed.process.send_signal(signal.SIGSTOP)
+    a.send(numbered(BROADCAST, station(1), 100, first=50))
+    valed.restart()
+    assert a.hung_up()
+    assert b.resume(valed.rundir) == 0
+    assert a.resume(valed.rundir) == 0
+    a.send(numbered(BROADCAST, station(1), 50, first=150))
+    assert [number(f) for f in b.receive(200)] == list(range(200))
+    a.flush()
+    ports = valed.qmp().ports()
+    check_books(ports)
+    assert ports["vale1:a"]["rx"]["frames"] == ports["vale1:b"]["tx"]["frames"] == 150
+    b.send([frame(station(1), station(2))])
+    assert a.receive(1)
+
+
+def test_clean_end_then_start(valed: Valed) -> None:
+    a, b = pair(valed, tx_slots=128, rx_slots=256, tx_rings=3, rx_rings=2, extra_bufs=7)
+    valed.restart(signal.SIGTERM)
+    for n, port in enumerate((a, b)):
+        assert port.resume(valed.rundir) == 0, n
+    for ring in range(3):
+        a.send(numbered(BROADCAST, station(1), 200), ring=ring)
+        assert b.receive(200) == numbered(BROADCAST, station(1), 200)
+
+
+def test_fifty_kills_under_traffic(valed: Valed) -> None:
+    """Nothing that was published is lost, each frame comes at most twice, and no descriptor stays."""
+    a, b = pair(valed)
+    fds = 0
+    sent, got = 0, []
+    for lap in range(10 if sanitizer() else 50):
+        # Sooner or later in the batch, from lap to lap.
+        for _ in range(lap % 5 + 1):
+            a.send(numbered(BROADCAST, station(1), 100, first=sent))
+            sent += 100
+        valed.restart()
+        assert (b.resume(valed.rundir), a.resume(valed.rundir)) == (0, 0)
+        a.flush()
+        got += [number(f) for f in b.drain()]
+        fds = fds or valed.fds()
+        eventually("no more descriptors", lambda: valed.fds() == fds)
+    assert sorted(set(got)) == list(range(sent))
+    assert max(got.count(n) for n in set(got)) <= 2
+
+
+def test_a_virtio_net_header_comes_back_with_the_port(valed: Valed) -> None:
+    """The option says it, since no command could before the first frame is forwarded."""
+    a, b = pair(valed)
+    body = struct.pack("<I4x", 12)
+    assert request(a.sock, message(PORT_HDR_SET, "vale1:a", body)).error == 0
+    valed.process.send_signal(signal.SIGSTOP)
+    a.send([bytes(12) + data for data in numbered(BROADCAST, station(1), 5)])
+    valed.restart()
+    assert (b.resume(valed.rundir), a.resume(valed.rundir, header=12)) == (0, 0)
+    assert b.receive(5) == numbered(BROADCAST, station(1), 5)
+
+
+def test_port_that_was_taken_away_does_not_come_back(valed: Valed) -> None:
+    a, b = pair(valed)
+    valed.qmp().execute("port-del", name="vale1:a")
+    assert a.hung_up()
+    assert a.resume(valed.rundir) == errno.ENXIO
+    valed.restart()
+    assert b.resume(valed.rundir) == 0
+    assert "vale1:a" not in valed.qmp().ports()
+
+
+def test_processes_that_share_a_port_come_back_one_by_one(valed: Valed) -> None:
+    """By their memory: a stranger with memory of its own is refused, also with the right name."""
+    a, b = pair(valed)
+    stranger = Port.open(valed.rundir, "vale1:c")
+    known = a.region[10]
+    valed.restart()
+    assert a.resume(valed.rundir) == 0
+    with connect(valed.rundir) as again:
+        answer = fetch(post(again, a.resumption(incarnation=known), [a.mem_fd]))
+        assert answer.error == 0
+        answer.close()
+        assert b.resume(valed.rundir) == 0
+        stranger.name = "vale1:a"
+        assert stranger.resume(valed.rundir) == errno.EBUSY
+        a.close()
+        valed.clients.remove(a)
+        assert "vale1:a" in valed.qmp().ports()  # the other one holds it
+        b.send([frame(BROADCAST, station(2))])
+    eventually("its last user to be gone", lambda: "vale1:a" not in valed.qmp().ports())
+    stranger.close()
+
+
+def memory(size: int, seals: int = 0xF & ~fcntl.F_SEAL_WRITE, flags: int = 0) -> int:
+    fd = os.memfd_create("region", os.MFD_ALLOW_SEALING | flags)
+    os.ftruncate(fd, size)
+    if seals:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def test_what_is_not_such_memory_is_refused(valed: Valed, tmp_path: Path) -> None:
+    """Wrong kinds, sizes, seals and configurations; afterwards no descriptor or mapping is left."""
+    a, b = pair(valed)
+    size = a.memsize
+    all_seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(file, size)
+    ends = os.pipe()
+    read_only = os.open(f"/proc/self/fd/{a.mem_fd}", os.O_RDONLY)
+    bad = [
+        memory(size, 0),
+        memory(size, all_seals & ~fcntl.F_SEAL_SHRINK),
+        memory(size, all_seals & ~fcntl.F_SEAL_GROW),
+        memory(size, all_seals & ~fcntl.F_SEAL_SEAL),
+        memory(size, all_seals | fcntl.F_SEAL_WRITE),
+        memory(size - 4096),
+        memory(size + 4096),
+        memory(0),
+        file,
+        *ends,
+        read_only,
+        a.sock.fileno(),
+    ]
+    valed.restart()
+    before = valed.fds()
+    for i, fd in enumerate(bad):
+        assert a.resume(valed.rundir, fds=[fd]) == errno.EINVAL, i
+    assert a.resume(valed.rundir, fds=[]) == errno.EINVAL
+    assert a.resume(valed.rundir, header=11) == errno.EINVAL
+    assert a.resume(valed.rundir, cut=8) == errno.EINVAL
+    for name in ("tx_slots", "rx_slots", "tx_rings", "rx_rings", "extra_bufs"):
+        for value in (0, 1, 63, 65, 4097, 65535):
+            if value != getattr(a, name) and (name, value) != ("extra_bufs", 1):  # it would fit
+                assert a.resume(valed.rundir, **{name: value}) == errno.EINVAL, (name, value)
+    eventually("descriptors to be closed", lambda: valed.fds() <= before)
+    assert b"memfd:" not in Path(f"/proc/{valed.pid}/maps").read_bytes()
+    # More descriptors than are asked for do no harm, nor does memory without the option.
+    assert a.resume(valed.rundir, fds=[a.mem_fd, *ends]) == 0
+    with connect(valed.rundir) as sock:
+        answer = fetch(post(sock, message(REGISTER, "vale1:x", register_body()), [b.mem_fd]))
+        assert answer.error == 0
+        answer.close()
+    with connect(valed.rundir) as sock:
+        asked = HEADER.pack(14, LIST, 0, b"", HEADER.size, 0) + OPTION.pack(0, OPT_RESUME, 0, 0)
+        assert request(sock, asked).error == errno.EOPNOTSUPP
+    assert b.resume(valed.rundir) == 0
+    for fd in bad[:-1]:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_control_block_full_of_nonsense(valed: Valed, seed: int) -> None:
+    """The liar's rings may be empty or hold rubbish; an honest pair does not notice."""
+    a, b = pair(valed)
+    liar = valed.open("vale1:l", tx_rings=4, rx_rings=4)
+    valed.process.send_signal(signal.SIGSTOP)
+    chance = random.Random(seed)
+    print("seed", seed)
+    for ring in (*liar.tx, *liar.rx):
+        for word in (0, 1, 2, 32, 33, 34):
+            liar.words[ring.ctl + word] = chance.choice(
+                [0, 1, 1023, 1024, 1025, 0x7FFFFFFF, 0xFFFFFFFF, chance.getrandbits(32)]
+            )
+        for slot in range(0, 1024, 3):
+            ring.set_slot(slot, *(chance.getrandbits(n) for n in (32, 16, 16)))
+    valed.restart()
+    assert [port.resume(valed.rundir) for port in (liar, a, b)] == [0, 0, 0]
+    for ring in (*liar.tx, *liar.rx):
+        assert ring.hwcur < 1024
+        assert ring.hwtail < 1024
+    b.drain()
+    a.send(numbered(station(2), station(1), 300))
+    b.receive_until(number, 300)
+    a.flush()
+    liar.kick()
+    eventually("the books to close", lambda: valed.qmp().port("vale1:l")["rx"]["frames"] >= 0)
+    check_books({name: valed.qmp().port(name) for name in ("vale1:a", "vale1:b")})
+
+
+# ---------------------------------------------------------------------------------- programs
+
+
+@contextlib.contextmanager
+def pktgen(valed: Valed, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    program = subprocess.Popen(
+        [ROOT / "build/bin/vale-pktgen", "--json", *argv],
+        env=os.environ | {"VALE_DEV": str(valed.rundir / "netmap.sock")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield program
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def open_fds(process: subprocess.Popen[str]) -> list[str]:
+    return sorted(os.listdir(f"/proc/{process.pid}/fd"))
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_programs_go_on(valed: Valed, end: signal.Signals) -> None:
+    """Sender and receiver run across three restarts, keep their ports and their descriptors."""
+
+    def received() -> int:
+        ports = valed.qmp().ports()
+        return ports["vale1:b"]["tx"]["frames"] if len(ports) == 2 else 0
+
+    with (
+        pktgen(valed, "-i", "vale1:b", "-f", "rx") as rx,
+        pktgen(valed, "-i", "vale1:a", "-f", "tx", "-R", "20000") as tx,
+    ):
+        eventually("traffic", lambda: received() > 100)
+        fds = [open_fds(program) for program in (rx, tx)]
+        for _ in range(3):
+            valed.close_clients()
+            valed.restart(end)
+            began = time.monotonic()
+            eventually("traffic again", lambda: received() > 0)
+            print(f"forwarding {time.monotonic() - began:.3f} s after valed was ready")
+            eventually("more of it", lambda: received() > 100)
+            eventually("no more", lambda: [open_fds(program) for program in (rx, tx)] == fds)
+        for program in (tx, rx):
+            program.send_signal(signal.SIGINT)
+            out, err = program.communicate(timeout=SECONDS)
+            assert program.returncode == 0, err
+            assert json.loads(out)["packets"] > 300
+
+
+def test_program_whose_port_was_taken_away_ends_at_once(valed: Valed) -> None:
+    with pktgen(valed, "-i", "vale1:b", "-f", "rx") as rx:
+        eventually("its port", lambda: "vale1:b" in valed.qmp().ports())
+        valed.qmp().execute("port-del", name="vale1:b")
+        _, err = rx.communicate(timeout=5)
+        assert rx.returncode == 1
+        assert "the switch is gone" in err
+        assert valed.qmp().ports() == {}
+
+
+def test_program_waits_for_a_valed_that_is_late(valed: Valed) -> None:
+    """It does not spin meanwhile."""
+    with pktgen(valed, "-i", "vale1:b", "-f", "rx") as rx:
+        eventually("its port", lambda: "vale1:b" in valed.qmp().ports())
+        valed.close_clients()
+        valed.kill()
+        before = ticks(rx.pid)
+        time.sleep(2)
+        assert ticks(rx.pid) - before < 0.25 * 2 * os.sysconf("SC_CLK_TCK")
+        valed.start()
+        eventually("its port again", lambda: "vale1:b" in valed.qmp().ports())

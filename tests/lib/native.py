@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 REGISTER, PORT_INFO_GET, VALE_ATTACH, VALE_DETACH, VALE_LIST = 1, 2, 3, 4, 5
+PORT_HDR_SET = 6
 API = 14
 ALL_NIC = 1
 EXCLUSIVE = 0x0800
