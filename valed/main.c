@@ -142,6 +142,7 @@ static void take_notice(void)
     if (read(notice_watch.fd, &n, sizeof(n)) < 0)
         return;
     vhost_check_memory();
+    stream_check_drained();
     workers_finish_moves();
 }
 
