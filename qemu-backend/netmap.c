@@ -39,10 +39,11 @@
  * main loop opens and closes the port: code that NIC models call finds s->port
  * either good for the whole call or NULL.
  *
- * If the switch goes away the link goes down, once, with a warning. valed may
- * be restarted: a timer asks libvale, which still has the port's memory, to
- * come back, and then the link is up again. What the switch writes into slots
- * is checked before use.
+ * If the switch goes away we warn, once. valed may be restarted: a timer asks
+ * libvale, which still has the port's memory, to come back. Meanwhile frames of
+ * the guest are dropped; if it takes long the link goes down, and up again
+ * afterwards. Not at once: a guest forgets its neighbours when its carrier
+ * goes. What the switch writes into slots is checked before use.
  */
 
 #include "qemu/osdep.h"
@@ -73,6 +74,9 @@
 /* How often we look whether a switch that is gone has come back. */
 #define NETMAP_RECONNECT_MS 100
 
+/* After how many of these looks the guest is told. */
+#define NETMAP_GRACE 10
+
 /* `info network` is at most this old. */
 #define NETMAP_INFO_MS 100
 
@@ -92,6 +96,7 @@ typedef struct NetmapState {
     NetClientState nc;
     struct vale_port *port;     /* NULL: the switch is gone */
     struct vale_port *lost;     /* then: the port that may come back */
+    int looks;                  /* how often we have looked for it */
     bool link_taken;            /* and it was us who took the link down */
     struct netmap_ring *tx;
     struct netmap_ring *rx;
@@ -193,19 +198,32 @@ static void netmap_retry_later(NetmapState *s)
 }
 
 /*
- * The switch is gone: the guest sees its carrier go. Frames that waited for
- * room are dropped by the flush, or the NIC would wait for them for ever.
+ * The switch is gone. Frames that waited for room are dropped by the flush, or
+ * the NIC would wait for them for ever.
  */
 static void netmap_down(NetmapState *s)
 {
-    warn_report("netdev %s: the switch of %s is gone, the link is down",
+    warn_report("netdev %s: the switch of %s is gone",
                 s->nc.name, s->port->name);
     s->lost = netmap_stop(s);
-    s->link_taken = !s->nc.link_down;
-    qmp_set_link(s->nc.name, false, NULL);
+    s->looks = 0;
     qemu_flush_queued_packets(&s->nc);
     netmap_info(s);
     netmap_retry_later(s);
+}
+
+static void netmap_take_link(NetmapState *s)
+{
+    s->link_taken = !s->nc.link_down;
+    qmp_set_link(s->nc.name, false, NULL);
+}
+
+static void netmap_give_link(NetmapState *s)
+{
+    if (s->link_taken) {
+        s->link_taken = false;
+        qmp_set_link(s->nc.name, true, NULL);
+    }
 }
 
 static void netmap_start(NetmapState *s, struct vale_port *port);
@@ -218,6 +236,9 @@ static void netmap_reconnect(void *opaque)
     int rc = vale_reconnect(port);
 
     if (rc == -EAGAIN) {
+        if (++s->looks == NETMAP_GRACE) {
+            netmap_take_link(s);
+        }
         netmap_retry_later(s);
         return;
     }
@@ -226,13 +247,12 @@ static void netmap_reconnect(void *opaque)
         warn_report("netdev %s: %s was taken away, the link stays down",
                     s->nc.name, port->name);
         vale_close(port);
+        netmap_take_link(s);
         return;
     }
     info_report("netdev %s: the switch of %s is back", s->nc.name, port->name);
     netmap_start(s, port);
-    if (s->link_taken) {
-        qmp_set_link(s->nc.name, true, NULL);
-    }
+    netmap_give_link(s);
 }
 
 /* valed's connection carries nothing but its end. */

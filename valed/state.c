@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -29,10 +30,14 @@ static bool frozen;    /* the end: nothing is noted any more */
 
 /* ------------------------------------------------------------------------------------------------------ the file --- */
 
+/* In one write: json_dumpfd() makes one of each word. */
 static bool write_file(int fd, json_t *state)
 {
-    bool good = json_dumpfd(state, fd, JSON_INDENT(1)) == 0;
+    char *text = json_dumps(state, JSON_INDENT(1));
+    size_t length = text ? strlen(text) : 0;
+    bool good = text && write(fd, text, length) == (ssize_t)length;
 
+    free(text);
     return close(fd) == 0 && good && rename(STATE_TEMP, STATE_NAME) == 0;
 }
 
