@@ -540,7 +540,8 @@ int worker_set_kick(struct ring *ring, int fd)
 
         ring->dealt = true;
         rewatch(ring, ring->room_fd, ring->worker, w);
-        ring->worker = w;
+        /* Its first worker may be reading a kick for room. */
+        __atomic_store_n(&ring->worker, w, __ATOMIC_RELAXED);
         w->rings++;
     }
     if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)

@@ -326,7 +326,7 @@ def test_fifty_kills_under_traffic(valed: Valed) -> None:
         assert (b.resume(valed.rundir), a.resume(valed.rundir)) == (0, 0)
         a.flush()
         got += [number(f) for f in b.drain()]
-        eventually("no more descriptors", lambda: valed.fds() == fds)
+        eventually("no more descriptors", lambda: valed.fds() <= fds)
     assert sorted(set(got)) == list(range(sent))
     assert max(got.count(n) for n in set(got)) <= 2
 
@@ -575,6 +575,7 @@ def test_guest_is_served_again(valed: Valed, connect_: bool, end: signal.Signals
             assert b.receive(100) == numbered(BROADCAST, station(1), 100)
             b.send(numbered(BROADCAST, station(2), 100, first=lap))
             assert front.receive(100) == numbered(BROADCAST, station(2), 100, first=lap)
+            b.flush()  # or some may come twice
             valed.restart(end)
             began = time.monotonic()
             assert b.resume(valed.rundir) == 0
@@ -607,6 +608,7 @@ def test_stream_is_served_again(valed: Valed, connect_: bool, end: signal.Signal
                 assert b.receive(1) == [data]
                 b.send([data])
                 assert peer.recv(64, socket.MSG_WAITALL) == struct.pack(">I", 60) + data
+                b.flush()  # or it may come twice
                 valed.restart(end)
                 assert b.resume(valed.rundir) == 0
                 with contextlib.suppress(ConnectionResetError):
