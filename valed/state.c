@@ -3,6 +3,7 @@
 #include "state.h"
 
 #include "control.h"
+#include "impair.h"
 #include "log.h"
 #include "port.h"
 #include "rundir.h"
@@ -178,11 +179,23 @@ void state_freeze(bool forget)
     frozen = true;
 }
 
+static void apply_settings(const char *name, const json_t *settings)
+{
+    json_t *arguments = json_pack("{s:s}", "name", name);
+
+    if (json_object_update(arguments, (json_t *)(uintptr_t)settings) == 0)
+        run(name, impair_port_set, arguments);
+    json_decref(arguments);
+}
+
 void state_apply(const struct port *port)
 {
+    const json_t *settings = json_object_get(json_object_get(ports_noted, port->name.full), "set");
     json_t *macs = json_copy(json_object_get(json_object_get(ports_noted, port->name.full), "fdb")), *mac;
     size_t i;
 
+    if (settings)
+        apply_settings(port->name.full, settings);
     json_array_foreach(macs, i, mac) {
         json_t *arguments = json_pack("{s:s, s:O}", "port", port->name.full, "mac", mac);
 
@@ -214,7 +227,11 @@ void state_port_added(const char *port, json_t *arguments)
 
 void state_port_set(const char *port, json_t *settings)
 {
-    json_object_update(member(member(ports_noted, port, json_object), "set", json_object), settings);
+    if (json_object_size(settings))
+        json_object_set(member(ports_noted, port, json_object), "set", settings);
+    else
+        json_object_del(json_object_get(ports_noted, port), "set");
+    json_decref(settings);
     save();
 }
 

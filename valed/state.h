@@ -6,7 +6,7 @@
  *
  *     {"version": 1,
  *      "switches": {"vale1": switch-set's arguments},
- *      "ports": {"vale1:v": {"add": port-add's arguments, "set": port-set's, "fdb": [fdb-add's addresses]}}}
+ *      "ports": {"vale1:v": {"add": port-add's arguments, "set": its impairments, "fdb": [fdb-add's addresses]}}}
  *
  * Each change is written at once, to a temporary name that then replaces the file, so that there is always one whole file,
  * however valed ends; with nothing to keep there is none. A start runs the commands again; what fails is said in one line and forgotten. A port that ends is
@@ -29,6 +29,7 @@ void state_freeze(bool forget);
 
 /* Commands that succeeded. */
 void state_port_added(const char *port, json_t *arguments);
+/* settings: all that are in force, as port-set takes them, without the name; the reference is taken. */
 void state_port_set(const char *port, json_t *settings);
 void state_switch_set(const char *sw, json_t *arguments);
 void state_fdb_added(const char *port, const char *mac);

@@ -75,6 +75,10 @@ def set_up(valed: Valed) -> None:
         qmp.execute("port-add", name="vale1:s", kind="stream", path="s.sock", connect=True)
         qmp.execute("port-add", name="vale1:n", kind="null", source={"length": 99, "frames": 7})
         qmp.execute("port-add", name="vale2:x", kind="null")
+        qmp.execute("port-set", name="vale1:v", out={"delay": 500, "loss": 2.5, "seed": 9})
+        qmp.execute("port-set", name="vale1:v", out={"loss": 1.5}, **{"in": {"jitter": 3}})
+        qmp.execute("port-set", name="vale1:n", out={"delay": 500})
+        qmp.execute("port-set", name="vale1:n", out=None)
         qmp.execute("fdb-add", port="vale1:v", mac="02:00:00:00:00:11")
         qmp.execute("fdb-add", port="vale1:s", mac="02:00:00:00:00:12")
         qmp.execute("fdb-add", port="vale1:s", mac="02:00:00:00:00:13")
@@ -85,7 +89,10 @@ def description(valed: Valed) -> Any:
     """What set_up() made, as the switch tells it."""
     with valed.qmp() as qmp:
         switches = {sw["name"]: sw for sw in qmp.execute("query-switches")}
-        ports = {name: port["kind"] for name, port in qmp.ports().items()}
+        ports = {
+            name: (port["kind"], port.get("in"), port.get("out"))
+            for name, port in qmp.ports().items()
+        }
         stations = {
             s["mac"]: s["port"] for s in qmp.execute("query-fdb", switch="vale1") if s["static"]
         }
@@ -100,6 +107,8 @@ def test_ports_switches_and_static_stations_come_back(valed: Valed, end: signal.
     set_up(valed)
     before = description(valed)
     assert set(before[1]) == {"vale1:v", "vale1:s", "vale1:n", "vale2:x"}
+    assert before[1]["vale1:v"][2]["loss"] == 1.5
+    assert before[1]["vale1:n"] == ("null", None, None)
     assert before[2] == {"02:00:00:00:00:11": "vale1:v", "02:00:00:00:00:12": "vale1:s"}
     for _ in range(2):
         valed.restart(end)
@@ -153,6 +162,20 @@ def test_quit_keeps_the_ports_unless_told(valed: Valed, forget: bool) -> None:
         assert len(qmp.ports()) == (0 if forget else 4)
         with pytest.raises(QmpError, match="quit takes one argument, forget"):
             qmp.execute("quit", forget="yes")
+
+
+def test_impairment_of_a_native_port_is_there_before_its_first_frame(valed: Valed) -> None:
+    a, b = pair(valed)
+    with valed.qmp() as qmp:
+        qmp.execute("port-set", name="vale1:a", **{"in": {"loss": 100}})
+    valed.process.send_signal(signal.SIGSTOP)
+    a.send(numbered(BROADCAST, station(1), 10))
+    valed.restart()
+    assert (b.resume(valed.rundir), a.resume(valed.rundir)) == (0, 0)
+    a.flush()
+    port = valed.qmp().port("vale1:a")
+    assert (port["rx"]["frames"], port["rx"]["dropped"]) == (10, {"loss": 10})
+    assert b.drain() == []
 
 
 def test_static_station_of_a_native_port_waits_for_its_client(valed: Valed) -> None:
