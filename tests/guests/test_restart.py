@@ -60,7 +60,7 @@ def guests(valed: Valed, tmp_path: Path) -> Iterator[dict[str, Guest]]:
     device = valed.rundir / "netmap.sock"
     made = {
         "a": Guest(tmp_path, "a", 1, [["-netdev", f"netmap,id=n0,ifname=vale1:a,devname={device}"]],
-                   OURS),
+                   qemu=OURS),
         "b": Guest(tmp_path, "b", 2, [vhost(b, "server=on,wait=off")]),
         "c": Guest(tmp_path, "c", 3, [vhost(c, "reconnect=1")]),
     }  # fmt: skip
