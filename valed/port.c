@@ -103,8 +103,7 @@ static void port_free(void *arg)
 static void unlink_port(struct port *port)
 {
     for (unsigned int i = 0; i < port->ring_count; i++)
-        if (port->ring[i]->worker)
-            worker_forget_ring(port->ring[i]);
+        worker_forget_ring(port->ring[i]);
     log_info("%s: closed: %s", port->name.full, port->reason);
     qmp_event_port("PORT_REMOVED", port, port->reason);
     monitor_close_all(port->sw, port, "its port has gone");
