@@ -44,10 +44,11 @@ venv: deps            ## install valemgr and what tests need into build/venv
 test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
-test-all: deps-test all sanitized  ## make test, and the longer forms of some of its tests
+test-all: deps-test all sanitized $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, and a newer QEMU
 	$(PYTEST) tests
 	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
 		tests/blackbox/test_valed_siege.py tests/blackbox/test_valed_floods.py
+	QEMU=$(B)/qemu-backports/qemu-system-x86_64 $(PYTEST) tests/guests/test_offload.py tests/guests/test_migration.py
 
 check: deps-test tools venv sanitized lint  ## unit and black-box tests, also under sanitizers, and linters (no QEMU needed)
 	$(PYTEST) tests/unit tests/blackbox
@@ -61,6 +62,11 @@ bench: tools venv     ## the switch on this host: throughput, scale, latency; ta
 
 bench-guest: all      ## guest to guest, our backend and QEMU's stream netdev in one run
 	@$(B)/bin/valemgr pair vale1 --baseline stream --trials 5 --seconds 2
+	@$(B)/venv/bin/python bench/guests.py
+
+bench-peers: tools venv  ## vhost-user to vhost-user beside OVS-DPDK and DPDK's own driver (root; installs packages-bench.txt)
+	@./deps.sh packages-bench.txt
+	@$(B)/venv/bin/python bench/vhost.py
 
 lint: deps-test venv  ## ruff, mypy, shellcheck, and all C with clang
 	$(B)/venv/bin/ruff check .
@@ -90,4 +96,4 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu image venv test test-all check test-kernel bench bench-guest lint deps deps-test clean
+.PHONY: help demo all tools qemu image venv test test-all check test-kernel bench bench-guest bench-peers lint deps deps-test clean

@@ -40,6 +40,27 @@
  * rings have no room. NR_ZCOPY_MON changes nothing. Errors: EINVAL no such port or switch; EPERM the peer may not see others'
  * frames; ENOMEM 16 monitors on that switch. PORT_HDR_SET on this connection means the monitor. It hangs up with its port.
  *
+ * COMING BACK
+ *
+ * The region outlives valed, since the client has it mapped. When valed has been restarted, the client connects anew and sends
+ * REGISTER for the same name with the option VALE_OPT_RESUME and two descriptors: the reply socket, and VALE_FD_MEM as it
+ * got it. The body says what the first answer said: rings, slots, extra buffers. The answer is that of any REGISTER; the
+ * region is the same one, kick and call channels are new, and the client puts them in the place of the old ones. From then on
+ * traffic goes on where it stopped: what was published and not consumed is forwarded, what was received and not read is
+ * still there.
+ *
+ *   - valed checks the memfd (seals, size) and believes the region nothing: it takes hwcur, hwtail and head over where they
+ *     are indexes of the ring, and otherwise declares the ring empty.
+ *   - hwcur moves when a batch has been forwarded. If valed was killed in the middle of one, its frames are forwarded again: at
+ *     most bridge_batch frames of each ring may come twice. None is lost that was published before.
+ *   - a client that published while nobody was there kicks once when it is back.
+ *   - valed tells its incarnations apart by vale_region.incarnation, which the option carries. Its own comes back: it has taken
+ *     that port away on purpose (port-del), and the answer is ENXIO.
+ *   - processes that share a port each come back on a connection of their own. The first makes the port; the others are
+ *     told apart from strangers by their memfd, so NR_EXCLUSIVE does not keep them out.
+ *   - a monitor does not come back: it ended with what it watched. The answer is ENXIO, too.
+ *   - a valed that does not know the option answers EOPNOTSUPP.
+ *
  * THE REGION
  *
  *   0                      struct vale_region: the control block
@@ -67,7 +88,7 @@
  * so an armed client costs one system call however many batches arrive before it runs. While both sides are busy there are
  * no system calls at all.
  *
- * Changes: version 1 is the first.
+ * Changes: version 1 is the first. Added compatibly: VALE_OPT_RESUME, vale_region.incarnation (0: it cannot be resumed).
  */
 #ifndef VALE_PROTO_H
 #define VALE_PROTO_H
@@ -94,6 +115,17 @@ _Static_assert(sizeof(struct vale_reply) == 16, "wire format");
 
 enum vale_fd { VALE_FD_MEM, VALE_FD_KICK, VALE_FD_CALL_RX, VALE_FD_CALL_TX, VALE_FD_COUNT };
 
+/* REGISTER: the port was the client's before valed was restarted. The memfd comes as the second descriptor. */
+#define VALE_OPT_RESUME 0x56410001u
+
+struct vale_opt_resume {
+    struct nmreq_option nro; /* nro_reqtype VALE_OPT_RESUME */
+    uint64_t incarnation;    /* of vale_region, as it was when the port was last registered */
+    uint32_t hdr_len;        /* bytes of virtio-net header before each frame, as PORT_HDR_SET */
+    uint32_t pad;
+};
+_Static_assert(sizeof(struct vale_opt_resume) == 40, "wire format");
+
 #define VALE_REGION_MAGIC 0x6e676572u /* "regn" */
 #define VALE_RING_CTL_OFS 256
 
@@ -115,6 +147,7 @@ struct vale_region {
     uint32_t rx_slots;
     uint32_t buf_size;  /* bytes, = nr_buf_size */
     uint32_t buf_count; /* indexes 2 .. buf_count - 1 are real buffers */
+    uint64_t incarnation; /* of the valed that the port is registered with: a random number */
 };
 _Static_assert(sizeof(struct vale_region) <= VALE_RING_CTL_OFS, "control block layout");
 

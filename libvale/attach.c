@@ -6,6 +6,8 @@
  * any descriptors, or not at all. Nothing of an answer is used before it was checked, and an answer has a deadline. A
  * descriptor that is not what it should be could make a later write or access fatal (a pipe: SIGPIPE; a file that shrinks:
  * SIGBUS), so their kinds are checked too.
+ *
+ * An open waits for its answer. Coming back after a restart does not: its request is sent, and looked after now and then.
  */
 #include "internal.h"
 
@@ -19,13 +21,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-/* A request as it travels: the body stands right behind the header. */
+/* A request as it travels: the body stands right behind the header, then an option that most do not use. */
 struct request {
     struct nmreq_header hdr;
     union {
         struct nmreq_register reg;
         struct nmreq_port_hdr port_hdr;
     };
+    struct vale_opt_resume resume;
 };
 
 struct answer {
@@ -33,7 +36,8 @@ struct answer {
     struct request msg;
 };
 
-int vale_attach_connect(const char *path)
+/* flags: SOCK_NONBLOCK, or 0. */
+static int connect_to(const char *path, int flags)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct timeval limit = {.tv_sec = VALE_ANSWER_MS / 1000};
@@ -43,7 +47,7 @@ int vale_attach_connect(const char *path)
         return -ENAMETOOLONG;
     }
     strcpy(addr.sun_path, path);
-    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0);
     if (fd < 0) {
         return -errno;
     }
@@ -58,33 +62,41 @@ int vale_attach_connect(const char *path)
     return fd;
 }
 
-/* Sends the request, with the descriptor that the answer shall go to. 0 or -errno. */
-static int send_request(int conn, struct request *msg, int reply_fd)
+int vale_attach_connect(const char *path)
+{
+    return connect_to(path, 0);
+}
+
+/* Sends the request, with the descriptor that the answer shall go to, and perhaps (not -1) the port's memory. 0 or -errno. */
+static int send_request(int conn, struct request *msg, int reply_fd, int mem_fd)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {.bytes = {0}};
     struct iovec iov = {.iov_base = msg, .iov_len = sizeof(*msg)};
     struct msghdr mh = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&mh);
+    int fds[2] = {reply_fd, mem_fd};
+    size_t length = (mem_fd < 0 ? 1 : 2) * sizeof(int);
 
     cmsg->cmsg_level = SOL_SOCKET;
     cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(cmsg), &reply_fd, sizeof(int));
+    cmsg->cmsg_len = CMSG_LEN(length);
+    mh.msg_controllen = CMSG_SPACE(length);
+    memcpy(CMSG_DATA(cmsg), fds, length);
     return sendmsg(conn, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
 /* Waits for an answer, or for the end of the connection that should bring it. 0 or -errno. */
-static int await_answer(int conn, int reply_fd)
+static int await_answer(int conn, int reply_fd, int timeout_ms)
 {
     struct pollfd fds[2] = {{.fd = reply_fd, .events = POLLIN}, {.fd = conn, .events = POLLIN}};
     int rc;
 
     do {
-        rc = poll(fds, 2, VALE_ANSWER_MS);
+        rc = poll(fds, 2, timeout_ms);
     } while (rc < 0 && errno == EINTR);
     if (rc <= 0) {
         return rc < 0 ? -errno : -ETIMEDOUT;
@@ -200,10 +212,10 @@ static int transact(int conn, struct request *msg, struct answer *answer, int fd
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return -errno;
     }
-    rc = send_request(conn, msg, pair[1]);
+    rc = send_request(conn, msg, pair[1], -1);
     close(pair[1]);
     if (rc == 0) {
-        rc = await_answer(conn, pair[0]);
+        rc = await_answer(conn, pair[0], VALE_ANSWER_MS);
     }
     if (rc == 0) {
         rc = receive_answer(pair[0], answer, fds, msg->hdr.nr_reqtype == NETMAP_REQ_REGISTER ? VALE_FD_COUNT : 0);
@@ -260,6 +272,69 @@ int vale_attach_register(int conn, const char *path, const char *name, const str
     if (rc < 0) {
         close_fds(fds);
         return rc;
+    }
+    got->reg = answer.msg.reg;
+    memcpy(got->fds, fds, sizeof(fds));
+    return 0;
+}
+
+int vale_attach_resume_begin(const char *path, const char *name, const struct vale_resume *what, int socks[2])
+{
+    struct request msg = {
+        .hdr = {.nr_version = NETMAP_API,
+                .nr_reqtype = NETMAP_REQ_REGISTER,
+                .nr_options = offsetof(struct request, resume),
+                .nr_body = offsetof(struct request, reg)},
+        .reg = what->reg,
+        .resume = {.nro = {.nro_reqtype = VALE_OPT_RESUME},
+                   .incarnation = what->incarnation,
+                   .hdr_len = what->vnet_hdr_len},
+    };
+    int pair[2];
+    int conn, rc;
+
+    snprintf(msg.hdr.nr_name, sizeof(msg.hdr.nr_name), "%s", name);
+    conn = connect_to(path, SOCK_NONBLOCK);
+    if (conn < 0) {
+        return conn;
+    }
+    if (fcntl(conn, F_SETFL, O_RDWR) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        rc = -errno;
+        close(conn);
+        return rc;
+    }
+    rc = send_request(conn, &msg, pair[1], what->mem_fd);
+    close(pair[1]);
+    if (rc < 0) {
+        close(conn);
+        close(pair[0]);
+        return rc;
+    }
+    socks[0] = conn;
+    socks[1] = pair[0];
+    return 0;
+}
+
+int vale_attach_resume_end(const int socks[2], const struct vale_resume *what, struct vale_attachment *got)
+{
+    struct answer answer;
+    int fds[VALE_FD_COUNT] = {-1, -1, -1, -1};
+    int rc = await_answer(socks[0], socks[1], 0);
+
+    if (rc < 0) {
+        return rc == -ETIMEDOUT ? -EAGAIN : rc;
+    }
+    memset(&answer, 0, sizeof(answer));
+    rc = receive_answer(socks[1], &answer, fds, VALE_FD_COUNT);
+    if (rc == 0) {
+        rc = answer.reply.error;
+    }
+    if (rc == 0 && !fds_are_sound(fds, what->reg.nr_memsize)) {
+        rc = -EPROTO;
+    }
+    if (rc != 0) {
+        close_fds(fds);
+        return rc == -EAGAIN ? -EPROTO : rc;
     }
     got->reg = answer.msg.reg;
     memcpy(got->fds, fds, sizeof(fds));

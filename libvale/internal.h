@@ -18,6 +18,10 @@
 #define VALE_ANSWER_MS 5000
 #define VALE_START_MS  10000
 
+/* How often a port tries to come back to a valed that is gone, and for how long a program waits for that. */
+#define VALE_RETRY_MS 20
+#define VALE_BACK_MS  10000
+
 /* ------------------------------------------------------------------------------------------------------- name.c --- */
 
 /* A name that may end in a monitor's suffix. The suffix's flags, VALE_OPEN_MONITOR_* (0: there is none), or -EINVAL. */
@@ -62,6 +66,22 @@ struct vale_attachment {
  */
 int vale_attach_register(int conn, const char *path, const char *name, const struct nmreq_register *reg,
                          struct vale_attachment *got, struct vale_error *err);
+
+/* A port that is to be had again from a valed that was restarted. */
+struct vale_resume {
+    struct nmreq_register reg; /* as it was answered */
+    unsigned int vnet_hdr_len;
+    uint64_t incarnation;
+    int mem_fd;
+};
+
+/*
+ * Asks for it, without waiting for anything. 0 and the connection and the socket of the answer, or -errno.
+ */
+int vale_attach_resume_begin(const char *path, const char *name, const struct vale_resume *what, int socks[2]);
+
+/* The answer. 0 and the attachment; -EAGAIN: not yet; another -errno: there will be none; positive: the errno of a refusal. */
+int vale_attach_resume_end(const int socks[2], const struct vale_resume *what, struct vale_attachment *got);
 
 /* Has a virtio-net header of len bytes stand before each frame of a port that the connection has registered. 0 or -errno. */
 int vale_attach_vnet_hdr(int conn, const char *path, const char *name, unsigned int len, struct vale_error *err);
@@ -116,7 +136,13 @@ struct vale_ops {
     bool (*wait_begin)(struct vale_port *port, int direction);
     bool (*wait_end)(struct vale_port *port, int direction);
     bool (*gone)(const struct vale_port *port);
+    int (*reconnect)(struct vale_port *port);
+    /* The same, at most every VALE_RETRY_MS and for VALE_BACK_MS: 0 it is back or may still come, or -ENXIO. */
+    int (*retry)(struct vale_port *port);
 };
+
+/* Milliseconds of the monotonic clock. */
+int64_t vale_now_ms(void);
 
 /* What priv begins with, at either provider. */
 struct vale_port_priv {

@@ -30,6 +30,12 @@
  *
  * A provider that is gone is noticed by whoever waits, at once, and by vale_gone(); a sync is no system call and notices
  * it after some rounds without news.
+ *
+ * A valed that is restarted gets its ports back: vale_wait() and the syncs reconnect by themselves, for up to 10 seconds.
+ * Meanwhile TX rings fill and RX rings stay empty; then they fail with -ENXIO. Rings, mapping and the numbers of all
+ * descriptors stay what they were, but the descriptors are new ones: who watches them with epoll adds them again. Frames
+ * that were published are forwarded; of those that valed was about to forward when it was killed some may come twice. A port
+ * that management took away does not come back.
  */
 #ifndef LIBVALE_H
 #define LIBVALE_H
@@ -150,7 +156,7 @@ static inline struct netmap_ring *vale_rxring(const struct vale_port *port, unsi
 
 /*
  * Sends: publishes all TX rings up to their head, kicks where the provider sleeps, refreshes their tails. 0, or -ENXIO when
- * the provider is gone. An illegal head or cur re-initialises the ring as netmap does; that is not an error.
+ * the provider is gone for good. An illegal head or cur re-initialises the ring as netmap does; that is not an error.
  */
 int vale_txsync(struct vale_port *port);
 
@@ -194,6 +200,13 @@ int vale_wait(struct vale_port *port, int directions, int timeout_ms);
 
 /* The provider is gone (valed ended, or took the port away). One system call. */
 bool vale_gone(const struct vale_port *port);
+
+/*
+ * For event loops, which do not stand still while a valed is restarted: when vale_gone(), stop waiting for the descriptors
+ * and call this now and then. It never waits. 0: the port is usable (again, or it never was gone); -EAGAIN: not yet; -ENXIO:
+ * it will not come back, close it.
+ */
+int vale_reconnect(struct vale_port *port);
 
 /* ----------------------------------------------------------------------------------------------------- where valed is --- */
 

@@ -283,9 +283,14 @@ bool vale_gone(const struct vale_port *port)
     return port->priv->ops->gone(port);
 }
 
+int vale_reconnect(struct vale_port *port)
+{
+    return port->priv->ops->reconnect(port);
+}
+
 /* ------------------------------------------------------------------------------------------------------ waiting --- */
 
-static int64_t now_ms(void)
+int64_t vale_now_ms(void)
 {
     struct timespec ts;
 
@@ -327,7 +332,7 @@ static int sleep_on(struct vale_port *port, int directions, int timeout_ms)
 
 int vale_wait(struct vale_port *port, int directions, int timeout_ms)
 {
-    int64_t deadline = timeout_ms < 0 ? INT64_MAX : now_ms() + timeout_ms;
+    int64_t deadline = timeout_ms < 0 ? INT64_MAX : vale_now_ms() + timeout_ms;
     int ready, slept = 0;
 
     for (;;) {
@@ -339,7 +344,7 @@ int vale_wait(struct vale_port *port, int directions, int timeout_ms)
             return ready | each_direction(port, directions & ~ready, vale_wait_end);
         }
         if (timeout_ms >= 0) {
-            int64_t rest = deadline - now_ms();
+            int64_t rest = deadline - vale_now_ms();
 
             left = rest < 0 ? 0 : (int)rest;
         }
@@ -352,9 +357,15 @@ int vale_wait(struct vale_port *port, int directions, int timeout_ms)
             return slept;
         }
         if (slept > 0 && vale_gone(port)) {
-            return -ENXIO;
+            int rc = port->priv->ops->retry(port);
+
+            if (rc < 0) {
+                return rc;
+            }
+            /* The channels are hung up for the while: they would end every sleep at once. */
+            poll(NULL, 0, left < 0 || left > VALE_RETRY_MS ? VALE_RETRY_MS : left);
         }
-        if (slept == 0 && timeout_ms >= 0) {
+        if (timeout_ms >= 0 && vale_now_ms() >= deadline) {
             return 0;
         }
     }

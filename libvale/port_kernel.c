@@ -153,6 +153,12 @@ static bool kernel_gone(const struct vale_port *port)
     return ioctl(port->fd, port->monitor ? NIOCRXSYNC : NIOCTXSYNC) < 0 && (errno == ENXIO || errno == EIO);
 }
 
+/* A kernel module that was unloaded takes its ports with it. */
+static int kernel_reconnect(struct vale_port *port)
+{
+    return kernel_gone(port) ? -ENXIO : 0;
+}
+
 const struct vale_ops vale_kernel_ops = {
     .provider = VALE_PROVIDER_KERNEL,
     .priv_size = sizeof(struct kernel_priv),
@@ -169,4 +175,6 @@ const struct vale_ops vale_kernel_ops = {
     .wait_begin = kernel_look,
     .wait_end = kernel_look,
     .gone = kernel_gone,
+    .reconnect = kernel_reconnect,
+    .retry = kernel_reconnect,
 };

@@ -4,10 +4,15 @@
  *
  * The region's geometry is checked once against its size, when it has just been mapped; bounds are kept in private copies
  * after that. Programs use the rings through net/netmap.h's formulae and so trust what is mapped, as with the kernel.
+ *
+ * When valed is gone (its connection hung up), whichever thread notices comes back for all: it holds `busy` for the moment of
+ * a try, and the others go on as if rings were full or empty. The new descriptors take the numbers of the old ones before
+ * `gone` is cleared.
  */
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +34,14 @@ struct user_priv {
     struct half rx;
     int kick_fd;
     bool gone;
+    struct vale_resume resume;
+
+    bool busy; /* a thread is coming back; what follows is its own */
+    bool refused;
+    int socks[2];       /* of a request without answer yet; -1: none */
+    int64_t asked;      /* when that was, in milliseconds */
+    int64_t tried;      /* when retry() last did something */
+    int64_t gone_since; /* 0: retry() has not yet noticed */
 };
 
 static struct user_priv *priv_of(const struct vale_port *port)
@@ -146,6 +159,7 @@ static int user_bind(struct vale_port *port, const struct vale_open_args *args, 
     int rc;
 
     priv->kick_fd = priv->tx.call_fd = priv->rx.call_fd = -1;
+    priv->resume.mem_fd = priv->socks[0] = priv->socks[1] = -1;
     vale_fill_register(&reg, args);
     rc = vale_attach_register(port->fd, port->device, port->name, &reg, &got, err);
     if (rc < 0) {
@@ -154,9 +168,10 @@ static int user_bind(struct vale_port *port, const struct vale_open_args *args, 
     priv->kick_fd = got.fds[VALE_FD_KICK];
     priv->rx.call_fd = got.fds[VALE_FD_CALL_RX];
     priv->tx.call_fd = got.fds[VALE_FD_CALL_TX];
+    priv->resume.reg = got.reg;
+    priv->resume.mem_fd = got.fds[VALE_FD_MEM];
     mem = mmap(NULL, got.reg.nr_memsize, PROT_READ | PROT_WRITE, MAP_SHARED, got.fds[VALE_FD_MEM], 0);
     rc = errno;
-    close(got.fds[VALE_FD_MEM]);
     if (mem == MAP_FAILED) {
         return vale_fail(err, rc, "%s: its %llu bytes cannot be mapped: %s", port->name,
                          (unsigned long long)got.reg.nr_memsize, strerror(rc));
@@ -167,22 +182,39 @@ static int user_bind(struct vale_port *port, const struct vale_open_args *args, 
         return vale_fail(err, EPROTO, "%s: the memory of %s has no valid layout: install valed and its clients from one "
                          "release", port->device, port->name);
     }
+    priv->resume.incarnation = ((const struct vale_region *)mem)->incarnation;
     return 0;
 }
 
 static int user_set_vnet_hdr(struct vale_port *port, unsigned int len, struct vale_error *err)
 {
+    priv_of(port)->resume.vnet_hdr_len = len;
     return vale_attach_vnet_hdr(port->fd, port->device, port->name, len, err);
+}
+
+static void wake_valed(const struct user_priv *priv)
+{
+    uint64_t one = 1;
+
+    if (write(priv->kick_fd, &one, sizeof(one)) < 0) {
+        /* Full: valed has been told already. */
+    }
 }
 
 static void kick(struct user_priv *priv, struct half *half)
 {
-    uint64_t one = 1;
-
     half->kick_wanted = false;
-    if (write(priv->kick_fd, &one, sizeof(one)) < 0) {
-        /* Full: valed has been told already. */
+    wake_valed(priv);
+}
+
+/* Closes the sockets of a request, if there are any. */
+static void forget_request(struct user_priv *priv)
+{
+    if (priv->socks[0] >= 0) {
+        close(priv->socks[0]);
+        close(priv->socks[1]);
     }
+    priv->socks[0] = priv->socks[1] = -1;
 }
 
 static void user_close(struct vale_port *port)
@@ -199,7 +231,9 @@ static void user_close(struct vale_port *port)
         close(priv->kick_fd);
         close(priv->rx.call_fd);
         close(priv->tx.call_fd);
+        close(priv->resume.mem_fd);
     }
+    forget_request(priv);
     close(port->fd);
 }
 
@@ -215,6 +249,131 @@ static bool user_gone(const struct vale_port *port)
         __atomic_store_n(&priv->gone, true, __ATOMIC_RELAXED);
     }
     return __atomic_load_n(&priv->gone, __ATOMIC_RELAXED);
+}
+
+/* ------------------------------------------------------------------------------------------------- coming back --- */
+
+/* Puts a new descriptor in the place of an old one: programs hold the number. */
+static void take_place(int new, int old)
+{
+    int flags = fcntl(old, F_GETFD);
+
+    dup3(new, old, flags >= 0 && flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+    close(new);
+}
+
+/* valed has taken the port back. */
+static void be_back(struct vale_port *port, const struct vale_attachment *got)
+{
+    struct user_priv *priv = priv_of(port);
+
+    priv->resume.incarnation = ((const struct vale_region *)port->mem)->incarnation;
+    close(got->fds[VALE_FD_MEM]);
+    take_place(got->fds[VALE_FD_KICK], priv->kick_fd);
+    take_place(got->fds[VALE_FD_CALL_RX], priv->rx.call_fd);
+    take_place(got->fds[VALE_FD_CALL_TX], priv->tx.call_fd);
+    take_place(priv->socks[0], port->fd);
+    priv->socks[0] = -1;
+    close(priv->socks[1]);
+    priv->gone_since = 0;
+    __atomic_store_n(&priv->gone, false, __ATOMIC_RELEASE);
+    /* Whoever published while nobody was there kicked nobody. */
+    wake_valed(priv);
+}
+
+/* A refusal that time may change. */
+static bool is_passing(int error)
+{
+    return error == ENOMEM || error == EMFILE || error == ENFILE;
+}
+
+/* One try: the next step of coming back that needs no waiting. As vale_reconnect(). */
+static int come_back(struct vale_port *port)
+{
+    struct user_priv *priv = priv_of(port);
+    struct vale_attachment got;
+    int rc;
+
+    if (priv->refused) {
+        return -ENXIO;
+    }
+    if (priv->socks[0] < 0) {
+        if (vale_attach_resume_begin(port->device, port->name, &priv->resume, priv->socks) < 0) {
+            return -EAGAIN;
+        }
+        priv->asked = vale_now_ms();
+    }
+    rc = vale_attach_resume_end(priv->socks, &priv->resume, &got);
+    if (rc == 0) {
+        be_back(port, &got);
+        return 0;
+    }
+    if (rc != -EAGAIN || vale_now_ms() - priv->asked > VALE_ANSWER_MS) {
+        forget_request(priv);
+    }
+    priv->refused = rc > 0 && !is_passing(rc);
+    return priv->refused ? -ENXIO : -EAGAIN;
+}
+
+/* True: this thread may come back. It calls leave() then. */
+static bool enter(struct user_priv *priv)
+{
+    return !__atomic_exchange_n(&priv->busy, true, __ATOMIC_ACQUIRE);
+}
+
+static void leave(struct user_priv *priv)
+{
+    __atomic_store_n(&priv->busy, false, __ATOMIC_RELEASE);
+}
+
+/* Whether the connection has hung up; only this tells, and only whoever is the one that comes back may act on it. */
+static bool really_gone(struct vale_port *port)
+{
+    __atomic_store_n(&priv_of(port)->gone, false, __ATOMIC_RELAXED);
+    return user_gone(port);
+}
+
+static int user_reconnect(struct vale_port *port)
+{
+    struct user_priv *priv = priv_of(port);
+    int rc;
+
+    if (!user_gone(port)) {
+        return 0;
+    }
+    if (!enter(priv)) {
+        return -EAGAIN;
+    }
+    rc = really_gone(port) ? come_back(port) : 0;
+    leave(priv);
+    return rc;
+}
+
+static int user_retry(struct vale_port *port)
+{
+    struct user_priv *priv = priv_of(port);
+    int64_t now = vale_now_ms();
+    int rc = 0;
+
+    if (!enter(priv)) {
+        return 0;
+    }
+    if (priv->gone_since == 0) {
+        priv->gone_since = now;
+    }
+    if (now - priv->tried >= VALE_RETRY_MS) {
+        priv->tried = now;
+        if (really_gone(port)) {
+            come_back(port);
+        }
+    }
+    if (!__atomic_load_n(&priv->gone, __ATOMIC_RELAXED)) {
+        priv->gone_since = 0;
+    } else {
+        rc = priv->refused || now - priv->gone_since > VALE_BACK_MS ? -ENXIO : 0;
+    }
+    leave(priv);
+    return rc;
 }
 
 /* Syncs ring i. True when that brought something new. */
@@ -244,7 +403,7 @@ static int sync_half(struct vale_port *port, struct half *half)
     if (half->idle % 1024 == 1023) {
         user_gone(port);
     }
-    return __atomic_load_n(&priv->gone, __ATOMIC_RELAXED) ? -ENXIO : 0;
+    return __atomic_load_n(&priv->gone, __ATOMIC_RELAXED) ? user_retry(port) : 0;
 }
 
 static int user_txsync(struct vale_port *port)
@@ -339,7 +498,7 @@ static bool user_wait_end(struct vale_port *port, int direction)
 
     disarm(half);
     if (read(half->call_fd, calls, sizeof(calls)) == 0) {
-        __atomic_store_n(&priv_of(port)->gone, true, __ATOMIC_RELAXED);
+        user_gone(port);
     }
     sync_half(port, half);
     return half_ready(half);
@@ -361,4 +520,6 @@ const struct vale_ops vale_user_ops = {
     .wait_begin = user_wait_begin,
     .wait_end = user_wait_end,
     .gone = user_gone,
+    .reconnect = user_reconnect,
+    .retry = user_retry,
 };

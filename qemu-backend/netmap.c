@@ -39,8 +39,11 @@
  * main loop opens and closes the port: code that NIC models call finds s->port
  * either good for the whole call or NULL.
  *
- * If the switch goes away the link goes down, once, with a warning. What the
- * switch writes into slots is checked before use.
+ * If the switch goes away we warn, once. valed may be restarted: a timer asks
+ * libvale, which still has the port's memory, to come back. Meanwhile frames of
+ * the guest are dropped; if it takes long the link goes down, and up again
+ * afterwards. Not at once: a guest forgets its neighbours when its carrier
+ * goes. What the switch writes into slots is checked before use.
  */
 
 #include "qemu/osdep.h"
@@ -68,6 +71,12 @@
 /* Slots are given back to the switch at least this often during a burst. */
 #define NETMAP_RX_RELEASE 32
 
+/* How often we look whether a switch that is gone has come back. */
+#define NETMAP_RECONNECT_MS 100
+
+/* After how many of these looks the guest is told. */
+#define NETMAP_GRACE 10
+
 /* `info network` is at most this old. */
 #define NETMAP_INFO_MS 100
 
@@ -85,7 +94,10 @@ typedef struct NetmapCounters {
 
 typedef struct NetmapState {
     NetClientState nc;
-    struct vale_port *port;     /* NULL: the link is down */
+    struct vale_port *port;     /* NULL: the switch is gone */
+    struct vale_port *lost;     /* then: the port that may come back */
+    int looks;                  /* how often we have looked for it */
+    bool link_taken;            /* and it was us who took the link down */
     struct netmap_ring *tx;
     struct netmap_ring *rx;
     uint32_t buffers;           /* buffers that lie in the port's memory */
@@ -97,6 +109,7 @@ typedef struct NetmapState {
     QEMUBH *tx_bh;
     QEMUBH *rx_bh;
     QEMUTimer *info_timer;
+    QEMUTimer *reconnect_timer;
     NetmapCounters count;
     struct iovec iov[NETMAP_MAX_FRAGS];
 } NetmapState;
@@ -162,11 +175,11 @@ static void netmap_set_wait(NetmapState *s, bool *wait, bool enable)
     }
 }
 
-static void netmap_close(NetmapState *s)
+/* From here on the port is not used; it is still open. */
+static struct vale_port *netmap_stop(NetmapState *s)
 {
-    if (!s->port) {
-        return;
-    }
+    struct vale_port *port = s->port;
+
     s->rx_wait = false;
     s->tx_wait = false;
     s->tx_kick_due = false;
@@ -174,22 +187,72 @@ static void netmap_close(NetmapState *s)
     qemu_set_fd_handler(s->port->fd, NULL, NULL, NULL);
     qemu_bh_cancel(s->tx_bh);
     qemu_bh_cancel(s->rx_bh);
-    vale_close(s->port);
     s->port = NULL;
+    return port;
+}
+
+static void netmap_retry_later(NetmapState *s)
+{
+    timer_mod(s->reconnect_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + NETMAP_RECONNECT_MS);
 }
 
 /*
- * The switch is gone: the guest sees its carrier go. Frames that waited for
- * room are dropped by the flush, or the NIC would wait for them for ever.
+ * The switch is gone. Frames that waited for room are dropped by the flush, or
+ * the NIC would wait for them for ever.
  */
 static void netmap_down(NetmapState *s)
 {
-    warn_report("netdev %s: the switch of %s is gone, the link is down",
+    warn_report("netdev %s: the switch of %s is gone",
                 s->nc.name, s->port->name);
-    netmap_close(s);
-    qmp_set_link(s->nc.name, false, NULL);
+    s->lost = netmap_stop(s);
+    s->looks = 0;
     qemu_flush_queued_packets(&s->nc);
     netmap_info(s);
+    netmap_retry_later(s);
+}
+
+static void netmap_take_link(NetmapState *s)
+{
+    s->link_taken = !s->nc.link_down;
+    qmp_set_link(s->nc.name, false, NULL);
+}
+
+static void netmap_give_link(NetmapState *s)
+{
+    if (s->link_taken) {
+        s->link_taken = false;
+        qmp_set_link(s->nc.name, true, NULL);
+    }
+}
+
+static void netmap_start(NetmapState *s, struct vale_port *port);
+
+/* Looks whether the switch is back. libvale does not wait for it either. */
+static void netmap_reconnect(void *opaque)
+{
+    NetmapState *s = opaque;
+    struct vale_port *port = s->lost;
+    int rc = vale_reconnect(port);
+
+    if (rc == -EAGAIN) {
+        if (++s->looks == NETMAP_GRACE) {
+            netmap_take_link(s);
+        }
+        netmap_retry_later(s);
+        return;
+    }
+    s->lost = NULL;
+    if (rc < 0) {
+        warn_report("netdev %s: %s was taken away, the link stays down",
+                    s->nc.name, port->name);
+        vale_close(port);
+        netmap_take_link(s);
+        return;
+    }
+    info_report("netdev %s: the switch of %s is back", s->nc.name, port->name);
+    netmap_start(s, port);
+    netmap_give_link(s);
 }
 
 /* valed's connection carries nothing but its end. */
@@ -474,7 +537,8 @@ static void netmap_cleanup(NetClientState *nc)
     NetmapState *s = DO_UPCAST(NetmapState, nc, nc);
 
     qemu_purge_queued_packets(nc);
-    netmap_close(s);
+    vale_close(s->port ? netmap_stop(s) : s->lost);
+    timer_free(s->reconnect_timer);
     qemu_bh_delete(s->tx_bh);
     qemu_bh_delete(s->rx_bh);
     timer_free(s->info_timer);
@@ -501,6 +565,7 @@ static uint32_t netmap_buffers(const struct vale_port *port,
 static void netmap_start(NetmapState *s, struct vale_port *port)
 {
     s->port = port;
+    s->tx_unkicked = 0;
     s->tx = vale_txring(port, 0);
     s->rx = vale_rxring(port, 0);
     s->buffers = netmap_buffers(port, s->rx);
@@ -539,6 +604,7 @@ int net_init_netmap(const Netdev *netdev, const char *name,
     s->tx_bh = qemu_bh_new(netmap_tx_bh, s);
     s->rx_bh = qemu_bh_new(netmap_rx_burst, s);
     s->info_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_info, s);
+    s->reconnect_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_reconnect, s);
     netmap_start(s, port);
     return 0;
 }

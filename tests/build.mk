@@ -9,3 +9,6 @@ sanitized: deps
 	@+$(MAKE) --no-print-directory -s B=$(B)/tsan $(B)/tsan/bin/valed \
 		CFLAGS='$(CFLAGS) -O1 -fsanitize=thread -Wno-tsan -fno-optimize-sibling-calls -fno-omit-frame-pointer'
 .PHONY: sanitized
+
+$(B)/qemu-backports/qemu-system-x86_64: tests/qemu_backports.sh
+	$< $(@D)

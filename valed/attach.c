@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define MONITOR_FLAGS (NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON)
-#define FDS_MAX 8 /* accepted with a message; all but the reply socket are closed */
+#define FDS_MAX 8 /* accepted with a message; all but the first two are closed */
 
 struct request {
     union {
@@ -29,6 +29,8 @@ struct request {
     size_t length;
     uid_t uid; /* whose QUOTA_ANSWERS it counts against */
     int reply_fd;
+    int mem_fd;                     /* came along, for VALE_OPT_RESUME; -1: none */
+    struct vale_opt_resume *resume; /* in the message; NULL: not asked for */
     int out_fds[VALE_FD_COUNT];
     unsigned int out_count;
 };
@@ -63,12 +65,26 @@ static void *message_part(struct request *req, uint64_t offset, size_t size)
     return req->bytes + offset;
 }
 
-/* No option is known: each gets its status, and the request fails, as netmap does it. */
+/* VALE_OPT_RESUME of a REGISTER: 0 or an errno. */
+static int check_resume(struct request *req, uint64_t at)
+{
+    struct vale_opt_resume *opt = message_part(req, at, sizeof(*opt));
+
+    if (req->header.nr_reqtype != NETMAP_REQ_REGISTER)
+        return EOPNOTSUPP;
+    if (!opt || req->mem_fd < 0 || (opt->hdr_len != 0 && opt->hdr_len != 10 && opt->hdr_len != 12))
+        return EINVAL;
+    req->resume = opt;
+    return 0;
+}
+
+/* Each option gets its status. One that is not known, or fails, makes the request fail, as netmap does it. */
 static int check_options(struct request *req)
 {
     uint64_t at = req->header.nr_options;
     int err = 0;
 
+    req->resume = NULL;
     for (unsigned int n = 0; at != 0; n++) {
         struct nmreq_option *opt = message_part(req, at, sizeof(*opt));
 
@@ -76,8 +92,8 @@ static int check_options(struct request *req)
             return EINVAL;
         if (n == 16)
             return EMSGSIZE;
-        opt->nro_status = EOPNOTSUPP;
-        err = EOPNOTSUPP;
+        opt->nro_status = (uint32_t)(opt->nro_reqtype == VALE_OPT_RESUME ? check_resume(req, at) : EOPNOTSUPP);
+        err = opt->nro_status ? (int)opt->nro_status : err;
         at = opt->nro_next;
     }
     return err;
@@ -96,20 +112,31 @@ static int parse_name(const struct request *req, bool monitor, struct vale_name 
 
 static bool is_going(const struct port *port);
 
-/* Another descriptor of a port that is open already. */
-static int share_port(struct connection *conn, struct port *port, const struct nmreq_register *reg)
+/* Another descriptor of a port that is open already, or the same port resumed by another process that has it. */
+static int share_port(struct connection *conn, struct port *port, const struct nmreq_register *reg, const struct request *req)
 {
-    if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->exclusive || (reg->nr_flags & NR_EXCLUSIVE) ||
-        port->uid != conn->peer.uid)
+    if (port->state != PORT_LIVE || port->ops != &ring_port_ops || port->uid != conn->peer.uid)
         return EBUSY;
-    if (ring_port_header(port) && !(reg->nr_flags & NR_ACCEPT_VNET_HDR))
+    if (req->resume ? !ring_port_is_memory(port, req->mem_fd) : port->exclusive || (reg->nr_flags & NR_EXCLUSIVE))
+        return EBUSY;
+    if (!req->resume && ring_port_header(port) && !(reg->nr_flags & NR_ACCEPT_VNET_HDR))
         return EIO;
     port->users++;
     conn->port = port;
     return 0;
 }
 
-static int create_port(struct connection *conn, const struct vale_name *name, const struct nmreq_register *reg)
+/* The descriptor of the memory is the port's from here on. */
+static int take_mem_fd(struct request *req)
+{
+    int fd = req->mem_fd;
+
+    req->mem_fd = -1;
+    return fd;
+}
+
+static int create_port(struct connection *conn, const struct vale_name *name, const struct nmreq_register *reg,
+                       struct request *req)
 {
     struct region_config config = {
         .tx_rings = reg->nr_tx_rings,
@@ -126,8 +153,13 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
         return EMFILE;
     if (if_nametoindex(name->port))
         return EINVAL;
-    region_clamp(&config);
-    err = ring_port_create(&port, name, &config, conn->peer.uid);
+    if (req->resume) {
+        err = ring_port_resume(&port, name, &config, take_mem_fd(req), req->resume->hdr_len,
+                               conn->peer.uid);
+    } else {
+        region_clamp(&config);
+        err = ring_port_create(&port, name, &config, conn->peer.uid);
+    }
     if (err)
         return -err;
     port->pid = conn->peer.pid;
@@ -137,11 +169,13 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     if (err)
         return -err;
     conn->port = port;
+    if (req->resume)
+        ring_port_wake(port);
     return 0;
 }
 
 /* EAGAIN: the name will be free soon. */
-static int bind_port(struct connection *conn, const struct request *req, const struct nmreq_register *reg)
+static int bind_port(struct connection *conn, struct request *req, const struct nmreq_register *reg)
 {
     bool monitor = reg->nr_flags & MONITOR_FLAGS;
     struct vale_name name;
@@ -151,6 +185,8 @@ static int bind_port(struct connection *conn, const struct request *req, const s
         return EINVAL;
     if (conn->port)
         return EBUSY;
+    if (req->resume && (monitor || req->resume->incarnation == region_incarnation()))
+        return ENXIO; /* it ended with the port that it watched, or we took it away */
     if (monitor && !monitor_permitted(conn->watch.fd, &conn->peer))
         return EPERM;
     port = port_find(&name);
@@ -158,7 +194,7 @@ static int bind_port(struct connection *conn, const struct request *req, const s
         return EAGAIN;
     if (monitor)
         return monitor_open(&name, reg, &conn->peer, &conn->port);
-    return port ? share_port(conn, port, reg) : create_port(conn, &name, reg);
+    return port ? share_port(conn, port, reg, req) : create_port(conn, &name, reg, req);
 }
 
 static int do_register(struct connection *conn, struct request *req)
@@ -362,10 +398,14 @@ static void hold_answer(struct request *req)
 
 static void drop_request(struct request *req)
 {
-    if (req && req->reply_fd >= 0) {
+    if (!req)
+        return;
+    if (req->reply_fd >= 0) {
         quota_give(req->uid, QUOTA_ANSWERS, 1);
         close(req->reply_fd);
     }
+    if (req->mem_fd >= 0)
+        close(req->mem_fd);
     free(req);
 }
 
@@ -393,11 +433,10 @@ static void answer(struct request *req, int error)
     drop_request(req);
 }
 
-/* Keeps the first descriptor that came along, closes the rest. */
-static int take_reply_fd(struct msghdr *msg)
+/* Keeps the first two descriptors that came along, closes the rest. */
+static void take_fds(struct msghdr *msg, struct request *req)
 {
-    int reply_fd = -1;
-
+    req->reply_fd = req->mem_fd = -1;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
         unsigned int n = c->cmsg_type == SCM_RIGHTS ? (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
 
@@ -405,13 +444,14 @@ static int take_reply_fd(struct msghdr *msg)
             int fd;
 
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-            if (reply_fd < 0)
-                reply_fd = fd;
+            if (req->reply_fd < 0)
+                req->reply_fd = fd;
+            else if (req->mem_fd < 0)
+                req->mem_fd = fd;
             else
                 close(fd);
         }
     }
-    return reply_fd;
 }
 
 /* The next request, NULL when there is none (*gone false) or never will be (*gone true). */
@@ -439,7 +479,7 @@ static struct request *receive(struct connection *conn, bool *gone)
     }
     req->length = (size_t)n;
     /* Also of an empty message, which looks like the end. */
-    req->reply_fd = take_reply_fd(&msg);
+    take_fds(&msg, req);
     if (n == 0 || req->reply_fd < 0 || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
         log_debug("pid %d: hung up, or sent no request: no reply socket, or too long", (int)conn->peer.pid);
         goto refuse;
@@ -453,6 +493,8 @@ static struct request *receive(struct connection *conn, bool *gone)
 refuse:
     if (req->reply_fd >= 0)
         close(req->reply_fd);
+    if (req->mem_fd >= 0)
+        close(req->mem_fd);
     free(req);
     return NULL;
 }

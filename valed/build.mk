@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # valed: the switch. What stands here is its table of contents.
 
-VALED_SRC := $(addprefix valed/,main.c options.c rundir.c activation.c sandbox.c log.c \
+VALED_SRC := $(addprefix valed/,main.c options.c rundir.c state.c activation.c sandbox.c log.c \
 	attach.c quota.c qmp.c query.c control.c switch_commands.c tuning.c \
 	vswitch.c fdb.c port.c endpoint.c port_ring.c region.c \
 	port_stream.c port_tap.c port_null.c handed_fds.c \

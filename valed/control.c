@@ -8,6 +8,7 @@
 #include "port_tap.h"
 #include "qmp.h"
 #include "query.h"
+#include "state.h"
 #include "vhost.h"
 
 #include <errno.h>
@@ -172,6 +173,7 @@ json_t *control_port_add(json_t *arguments, const char **error)
     err = port_add(port);
     if (err)
         return refuse(error, "%s: %s", name.full, err == -ENOMEM ? "the switch is full" : strerror(-err));
+    state_port_added(name.full, arguments);
     return query_port(port);
 }
 

@@ -3,6 +3,7 @@
 #include "impair.h"
 
 #include "line.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -201,5 +202,6 @@ json_t *impair_port_set(json_t *arguments, const char **error)
     }
     for (int i = DIRECTION_IN; i <= DIRECTION_OUT && err == 0; i++)
         err = given[i] ? apply(port, (enum direction)i, &im[i]) : 0;
+    state_port_set(name.full, impair_settings(port));
     return err ? refuse(error, "%s: no delay line: %s", name.full, strerror(-err)) : json_object();
 }

@@ -41,6 +41,7 @@
 #include "quota.h"
 #include "rundir.h"
 #include "sandbox.h"
+#include "state.h"
 #include "tuning.h"
 #include "vhost.h"
 #include "vswitch.h"
@@ -161,6 +162,7 @@ static void take_notice(void)
     /* Only the wake-up counts: what has happened is looked up. port_reap() does its part in the loop. */
     if (read(notice_watch.fd, &n, sizeof(n)) < 0)
         return;
+    stream_check_drained();
     workers_finish_moves();
     vhost_check_ports();
 }
@@ -320,6 +322,7 @@ static void start(void)
     qmp_fd = rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL);
     open_taps(tap_fds);
     json_object_seed(0); /* reads a file, which the sandbox would refuse */
+    state_read();
     if (!options.no_sandbox)
         sandbox_enter(options.socket_dir, options.socket_dirs);
     if (watch_add(&calls_watch, WATCH_CALLS, call_start()) < 0)
@@ -332,6 +335,7 @@ static void start(void)
               options.cpus ? options.cpus : "", strerror(-err));
     if (watch_add(&notice_watch, WATCH_NOTICE, workers_notice_fd()) < 0 || guard_start(workers_notice_fd()) < 0)
         fatal(1, "epoll: %s", strerror(errno));
+    state_restore();
     if (attach_start(attach_fd) < 0 || qmp_start(qmp_fd) < 0)
         fatal(1, "%s: cannot listen: %s", rundir_path(), strerror(errno));
     add_taps(tap_fds);
@@ -357,6 +361,7 @@ static bool settle(void)
 static void stop(void)
 {
     activation_notify("STOPPING=1");
+    state_freeze(false);
     rundir_leave();
     attach_stop();
     port_close_all("valed ends");

@@ -9,6 +9,7 @@
 #include "log.h"
 #include "monitor.h"
 #include "qmp.h"
+#include "state.h"
 #include "vswitch.h"
 #include "worker.h"
 
@@ -53,8 +54,10 @@ int port_add(struct port *port)
         /* Leaves like any other port, with the rings that it has. */
         log_warn("%s: cannot watch for kicks: %s", port->name.full, strerror(-err));
         port_close(port, "no resources");
+        return err;
     }
-    return err;
+    state_apply(port);
+    return 0;
 }
 
 void port_close(struct port *port, const char *reason)
@@ -65,6 +68,7 @@ void port_close(struct port *port, const char *reason)
     port->reason = reason;
     port->next_draining = draining;
     draining = port;
+    state_port_closed(port->name.full);
     attach_port_closed(port);
     if (port->ops->close)
         port->ops->close(port);
@@ -100,8 +104,7 @@ static void port_free(void *arg)
 static void unlink_port(struct port *port)
 {
     for (unsigned int i = 0; i < port->ring_count; i++)
-        if (port->ring[i]->worker)
-            worker_forget_ring(port->ring[i]);
+        worker_forget_ring(port->ring[i]);
     log_info("%s: closed: %s", port->name.full, port->reason);
     qmp_event_port("PORT_REMOVED", port, port->reason);
     monitor_close_all(port->sw, port, "its port has gone");

@@ -127,10 +127,9 @@ struct ring {
     const struct ring_ops *ops;
     enum ring_role role;
     struct port *port;
-    struct worker *worker;
+    struct worker *worker; /* NULL until it first gets a kick_fd */
     unsigned int index; /* among the port's rings; of a line: where the frames at hand came from */
     unsigned int id;    /* in the table of all rings; what epoll carries */
-    bool dealt;         /* worker is its own, and not just who would answer for it before it first gets a kick_fd */
     int kick_fd;        /* readable, edge-triggered, when the client kicks */
     int room_fd;        /* the same, when it has made room; -1: kick_fd says that too */
     bool room_wanted;   /* kick_fd is also watched for being writable */

@@ -21,6 +21,7 @@
 #include "offload.h"
 #include "quota.h"
 #include "watch.h"
+#include "worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define load_acquire(p)     __atomic_load_n(p, __ATOMIC_ACQUIRE)
@@ -585,18 +587,54 @@ static int charge(struct ring_port *rp)
     return 0;
 }
 
-int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config, uid_t uid)
+/* Takes the indexes of a ring over that an earlier valed left, where they are indexes; a ring of which they are not is empty. */
+static void resume_tx(struct tx_ring *tx)
+{
+    uint32_t head = read_once(&tx->ctl->client.head), hwcur = read_once(&tx->ctl->valed.hwcur);
+
+    if (head >= tx->slots)
+        head = 0;
+    tx->hwcur = hwcur < tx->slots ? hwcur : head;
+    write_once(&tx->ctl->valed.hwcur, tx->hwcur);
+    write_once(&tx->ctl->valed.hwtail, advance(tx->hwcur, tx->slots - 1, tx->slots));
+    write_once(&tx->ctl->valed.need_kick, 1);
+}
+
+static void resume_rx(struct rx_ring *rx)
+{
+    uint32_t head = read_once(&rx->ctl->client.head), hwtail = read_once(&rx->ctl->valed.hwtail);
+
+    rx->head = head < rx->slots ? head : 0;
+    rx->hwtail = rx->reserved = hwtail < rx->slots ? hwtail : rx->head;
+    write_once(&rx->ctl->valed.hwcur, rx->head);
+    write_once(&rx->ctl->valed.hwtail, rx->hwtail);
+    write_once(&rx->ctl->valed.need_kick, 0);
+}
+
+static void resume_rings(struct ring_port *rp)
+{
+    for (unsigned int i = 0; i < rp->region.config.tx_rings; i++)
+        resume_tx(&rp->tx[i]);
+    for (unsigned int i = 0; i < rp->region.config.rx_rings; i++)
+        resume_rx(&rp->rx[i]);
+}
+
+static struct ring_port *allocate(const struct vale_name *name, uid_t uid)
 {
     struct ring_port *rp = calloc(1, sizeof(*rp));
-    int err;
 
-    if (!rp)
-        return -ENOMEM;
-    rp->port.ops = &ring_port_ops;
-    rp->port.name = *name;
-    rp->port.uid = uid;
-    rp->kick_fd = rp->call_fd[0] = rp->call_fd[1] = rp->peer_fd[0] = rp->peer_fd[1] = -1;
-    err = region_create(&rp->region, config, name->full);
+    if (rp) {
+        rp->port.ops = &ring_port_ops;
+        rp->port.name = *name;
+        rp->port.uid = uid;
+        rp->kick_fd = rp->call_fd[0] = rp->call_fd[1] = rp->peer_fd[0] = rp->peer_fd[1] = -1;
+    }
+    return rp;
+}
+
+/* All but the region, of which err says whether it is there. */
+static int finish(struct ring_port *rp, int err, struct port **port)
+{
     if (err == 0)
         err = charge(rp);
     if (err == 0)
@@ -611,6 +649,45 @@ int ring_port_create(struct port **port, const struct vale_name *name, const str
     }
     *port = &rp->port;
     return 0;
+}
+
+int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config, uid_t uid)
+{
+    struct ring_port *rp = allocate(name, uid);
+
+    return rp ? finish(rp, region_create(&rp->region, config, name->full), port) : -ENOMEM;
+}
+
+int ring_port_resume(struct port **port, const struct vale_name *name, const struct region_config *config, int mem_fd,
+                     unsigned int header, uid_t uid)
+{
+    struct ring_port *rp = allocate(name, uid);
+    int err;
+
+    if (!rp) {
+        close(mem_fd);
+        return -ENOMEM;
+    }
+    err = finish(rp, region_adopt(&rp->region, config, mem_fd), port);
+    if (err)
+        return err;
+    resume_rings(rp);
+    ring_port_set_header(*port, header);
+    return 0;
+}
+
+void ring_port_wake(struct port *port)
+{
+    for (unsigned int i = 0; i < port->ring_count; i++)
+        worker_poke_ring(port->ring[i]);
+}
+
+bool ring_port_is_memory(const struct port *port, int fd)
+{
+    struct stat ours, theirs;
+
+    return fstat(to_ring_port(port)->region.fd, &ours) == 0 && fstat(fd, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+           ours.st_ino == theirs.st_ino;
 }
 
 void ring_port_close_tx(struct port *port)

@@ -9,6 +9,19 @@
 /* Makes a native port for a user, not yet in a switch. config must be clamped. 0, -EDQUOT (quota.h) or -errno. */
 int ring_port_create(struct port **port, const struct vale_name *name, const struct region_config *config, uid_t uid);
 
+/*
+ * The same with the memory that the port had at an earlier valed (VALE_OPT_RESUME), and with that header. mem_fd becomes the
+ * port's, also when this fails. ring_port_wake() when it is in its switch.
+ */
+int ring_port_resume(struct port **port, const struct vale_name *name, const struct region_config *config, int mem_fd,
+                     unsigned int header, uid_t uid);
+
+/* Has the workers look at all rings: there may be frames that nobody kicked for. */
+void ring_port_wake(struct port *port);
+
+/* Whether a descriptor is the port's memory. */
+bool ring_port_is_memory(const struct port *port, int fd);
+
 const struct region *ring_port_region(const struct port *port);
 /* Bytes of virtio-net header before each frame: 0, 10 or 12. With one, frames may come and go with offloads undone. */
 unsigned int ring_port_header(const struct port *port);

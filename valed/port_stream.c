@@ -11,7 +11,8 @@
  * worker when the socket has room again. Frames that find the socket full are dropped.
  *
  * The connection belongs to the control thread, which makes it and, after a hang-up, takes it away: `peer` is cleared first,
- * and closed when no worker uses it any more.
+ * and closed when no worker uses it any more. Before that the worker forwards what the peer has sent: it is in the socket, so
+ * there is an end to it, and the worker says when that is reached (`drained`).
  */
 #include "port_stream.h"
 
@@ -39,6 +40,8 @@
 
 struct peer {
     int fd;
+    _Atomic bool hung_up; /* nothing is sent to it any more */
+    _Atomic bool drained; /* nor will anything come from it */
 };
 
 struct stream_port {
@@ -47,6 +50,7 @@ struct stream_port {
     struct endpoint *endpoint;
     _Atomic(struct peer *) peer; /* NULL: nobody is there */
     struct port_watch *hangup;
+    struct stream_port *next_ending;
 
     /* Ingress: the ring's worker. */
     uint8_t *buffer;
@@ -59,6 +63,8 @@ struct stream_port {
     uint8_t *rest; /* of a frame that was sent in part */
     uint32_t rest_at, rest_len;
 };
+
+static struct stream_port *ending; /* their peers have hung up and are being drained */
 
 static inline struct stream_port *to_stream_port(const struct port *port)
 {
@@ -106,10 +112,20 @@ static void room_came(struct stream_port *sp)
         worker_want_room(&sp->ring, true);
 }
 
+/* Says so to the control thread. */
+static void set_drained(struct peer *peer)
+{
+    uint64_t one = 1;
+
+    if (!atomic_exchange(&peer->drained, true) && write(workers_notice_fd(), &one, sizeof(one)) < 0)
+        log_warn("cannot wake the control thread: %s", strerror(errno));
+}
+
 static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
 {
     struct stream_port *sp = to_stream_port(ring->port);
     struct peer *peer = atomic_load(&sp->peer);
+    bool sound, ended;
     ssize_t n;
 
     *seen = false;
@@ -121,10 +137,14 @@ static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned 
         room_came(sp);
     pthread_mutex_unlock(&sp->lock);
     n = recv(peer->fd, sp->buffer + sp->filled, BUFFER - sp->filled, MSG_DONTWAIT);
+    ended = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
     if (n > 0)
         sp->filled += (uint32_t)n;
-    if (!view_frames(sp, b, budget))
+    sound = view_frames(sp, b, budget);
+    if (!sound)
         shutdown(peer->fd, SHUT_RDWR); /* the control thread sees the end */
+    if ((ended || !sound) && !sp->consumed)
+        set_drained(peer);
     *seen = n > 0 || sp->consumed;
     return b->frames;
 }
@@ -247,7 +267,7 @@ static unsigned int stream_egress(struct port *port, unsigned int queue, const s
     bool lost = false;
 
     (void)queue;
-    if (!peer) {
+    if (!peer || atomic_load(&peer->hung_up)) {
         count(&c->tx_dropped[DROP_DOWN], n);
         batch_undelivered_all(b, order, n);
         return n;
@@ -306,21 +326,48 @@ static void take_down(struct stream_port *sp)
 {
     struct peer *peer = atomic_exchange(&sp->peer, NULL);
 
-    if (!peer)
-        return;
-    watch_free(&sp->hangup->watch);
-    sp->hangup = NULL;
     worker_set_kick(&sp->ring, -1);
     fdb_flush_port(&sp->port.sw->fdb, sp->port.index, false);
     qmp_event_port("PORT_DOWN", &sp->port, "closed by its peer");
-    forward_room(&sp->port); /* frames for it are dropped now */
     reclaim(free_peer, peer);
     reclaim(finish_down, sp);
 }
 
+/* No longer watched: the end of a socket would wake us for ever. */
+static void unwatch(struct stream_port *sp)
+{
+    if (sp->hangup)
+        watch_free(&sp->hangup->watch);
+    sp->hangup = NULL;
+}
+
 void stream_hangup(struct watch *w)
 {
-    take_down(to_stream_port(((struct port_watch *)w)->port));
+    struct stream_port *sp = to_stream_port(((struct port_watch *)w)->port);
+
+    unwatch(sp);
+    sp->next_ending = ending;
+    ending = sp;
+    atomic_store(&atomic_load(&sp->peer)->hung_up, true);
+    forward_room(&sp->port); /* frames for it are dropped now */
+    worker_poke_ring(&sp->ring);
+    stream_check_drained();
+}
+
+void stream_check_drained(void)
+{
+    struct stream_port **link = &ending;
+
+    while (*link) {
+        struct stream_port *sp = *link;
+
+        if (atomic_load(&sp->peer)->drained) {
+            *link = sp->next_ending;
+            take_down(sp);
+        } else {
+            link = &sp->next_ending;
+        }
+    }
 }
 
 /* Watches a copy of the socket for its end: the socket itself is in the worker's epoll. */
@@ -352,7 +399,7 @@ static bool connected(void *arg, int fd)
         free(peer);
         return false;
     }
-    peer->fd = fd;
+    *peer = (struct peer){.fd = fd};
     sp->port.uid = who.uid;
     sp->port.pid = who.pid;
     atomic_store(&sp->peer, peer);
@@ -363,19 +410,27 @@ static bool connected(void *arg, int fd)
 
 /* ------------------------------------------------------------------------------------------------ making and ending --- */
 
+/* The peer stays until the ring has been drained like any other. */
 static void stream_close(struct port *port)
 {
-    struct stream_port *sp = to_stream_port(port);
+    struct stream_port *sp = to_stream_port(port), **link = &ending;
 
     endpoint_close(sp->endpoint);
     sp->endpoint = NULL;
-    take_down(sp);
+    unwatch(sp);
+    while (*link && *link != sp)
+        link = &(*link)->next_ending;
+    if (*link)
+        *link = sp->next_ending;
 }
 
 static void stream_destroy(struct port *port)
 {
     struct stream_port *sp = to_stream_port(port);
+    struct peer *peer = atomic_load(&sp->peer);
 
+    if (peer)
+        free_peer(peer);
     endpoint_close(sp->endpoint);
     free(sp->buffer);
     free(sp->rest);

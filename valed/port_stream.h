@@ -9,7 +9,8 @@
 /* Makes a stream port, not yet in a switch, and its socket, which listens or connects. 0 or -errno. */
 int stream_port_create(struct port **port, const struct vale_name *name, const char *path, bool connects);
 
-/* The loop's part: the peer has hung up. */
+/* The loop's part: a peer has hung up, and workers may have forwarded what such peers had sent. */
 void stream_hangup(struct watch *w);
+void stream_check_drained(void);
 
 #endif

@@ -105,6 +105,14 @@ static void greet(struct vhost_port *vp, struct vhost_tx *tx)
         call_guest(vp, tx_map);
 }
 
+/* A migrated guest that cannot announce itself: the front end asks us to do it. */
+static void add_announcement(struct vhost_tx *tx, struct batch *b)
+{
+    b->seg[b->segs] = (struct segment){.data = tx->rarp, .len = RARP_LEN};
+    b->frame[b->frames] = (struct frame){.first = b->segs++, .segs = 1, .len = RARP_LEN};
+    b->end[b->frames++] = 0; /* no chain */
+}
+
 static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)
 {
     struct vhost_tx *tx = to_vhost_tx(ring);
@@ -121,6 +129,11 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
     tx->taken = tx->begin = 0;
     tx->batch_map = m;
     b->dead = &to_vhost_port(ring->port)->memory_died;
+    tx->announcing = atomic_load_explicit(&tx->announce, memory_order_acquire);
+    if (tx->announcing) {
+        add_announcement(tx, b);
+        *seen = true;
+    }
     while (left-- && tx->taken < budget && weight < budget && b->segs < BATCH_MAX) {
         int head = virtq_head(m, tx->q.next_avail);
         unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
@@ -149,8 +162,12 @@ static void vhost_consumed(struct ring *ring, const struct batch *b, unsigned in
 
     if (n < b->frames)
         done = n ? (uint16_t)b->end[n - 1] : tx->begin;
+    if (tx->announcing && n)
+        atomic_store_explicit(&tx->announce, false, memory_order_release);
     tx->q.next_avail = (uint16_t)(tx->q.next_avail - (tx->taken - done));
     tx->taken = done;
+    if (!done)
+        return;
     tx->q.used = (uint16_t)(from + done);
     for (uint16_t i = 0; i < tx->taken; i++)
         virtq_use(m, (uint16_t)(from + i), tx->head[i], 0);

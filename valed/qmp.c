@@ -9,6 +9,7 @@
 #include "main.h"
 #include "monitor.h"
 #include "query.h"
+#include "state.h"
 #include "switch_commands.h"
 #include "tuning.h"
 #include "version.h"
@@ -234,7 +235,14 @@ int qmp_take_fd(const char *name)
 
 static json_t *cmd_quit(json_t *arguments, const char **error)
 {
-    (void)arguments, (void)error;
+    int forget = 0;
+
+    if (arguments && json_unpack(arguments, "{s?b !}", "forget", &forget) != 0) {
+        *error = "quit takes one argument, forget: true when the next valed shall not have the same ports";
+        return NULL;
+    }
+    if (forget)
+        state_freeze(true);
     main_quit("quit");
     return json_object();
 }

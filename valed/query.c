@@ -70,7 +70,7 @@ static json_t *ring_workers(const struct port *port)
     json_t *list = json_array();
 
     for (unsigned int i = 0; i < port->ring_count; i++)
-        if (port->ring[i]->dealt)
+        if (port->ring[i]->worker)
             json_array_append_new(list, json_integer(worker_of(port->ring[i])));
     return list;
 }

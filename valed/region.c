@@ -7,7 +7,11 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define PAGE      4096u
@@ -120,10 +124,19 @@ static void fill_extra(struct region *r, uint32_t first)
         *(uint32_t *)(r->bufs + (size_t)i * r->buf_size) = i + 1 < r->buf_count ? i + 1 : 0;
 }
 
-static void fill(struct region *r, const char *name)
+uint64_t region_incarnation(void)
+{
+    static uint64_t incarnation;
+
+    while (incarnation == 0)
+        if (getrandom(&incarnation, sizeof(incarnation), 0) < 0)
+            incarnation = 0;
+    return incarnation;
+}
+
+static void fill_header(struct region *r)
 {
     struct vale_region *head = (struct vale_region *)r->base;
-    uint32_t next_buf = 2;
 
     *head = (struct vale_region){
         .magic = VALE_REGION_MAGIC,
@@ -136,23 +149,38 @@ static void fill(struct region *r, const char *name)
         .rx_slots = r->config.rx_slots,
         .buf_size = r->buf_size,
         .buf_count = r->buf_count,
+        .incarnation = region_incarnation(),
     };
+}
+
+static void fill(struct region *r, const char *name)
+{
+    uint32_t next_buf = 2;
+
+    fill_header(r);
     fill_if(r, name);
     for (unsigned int i = 0; i < ring_total(r); i++)
         fill_ring(r, i, &next_buf);
     fill_extra(r, next_buf);
 }
 
-int region_create(struct region *r, const struct region_config *config, const char *name)
+/* Where everything lies; the offset of the buffers. */
+static size_t lay_out(struct region *r, const struct region_config *config)
 {
     size_t bufs_offset;
-    int err;
 
     *r = (struct region){.config = *config, .fd = -1, .base = MAP_FAILED, .buf_size = BUF_SIZE};
     r->buf_count = 2 + config->tx_rings * config->tx_slots + config->rx_rings * config->rx_slots + config->extra_bufs;
     r->if_offset = round_up(VALE_RING_CTL_OFS + ring_total(r) * sizeof(struct vale_ring_ctl), 64);
     bufs_offset = round_up(ring_offset(r, ring_total(r)), PAGE);
     r->size = round_up(bufs_offset + (size_t)r->buf_count * r->buf_size, PAGE);
+    return bufs_offset;
+}
+
+int region_create(struct region *r, const struct region_config *config, const char *name)
+{
+    size_t bufs_offset = lay_out(r, config);
+    int err;
 
     r->fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (r->fd < 0 || ftruncate(r->fd, (off_t)r->size) < 0 ||
@@ -169,6 +197,43 @@ fail:
     err = -errno;
     region_destroy(r);
     return err;
+}
+
+/* Memory that cannot be taken away from under us: only a memfd has these seals, and huge pages can be missing at any time. */
+static bool is_sound(int fd, size_t size)
+{
+    const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    int seals = fcntl(fd, F_GET_SEALS);
+    struct statfs fs;
+    struct stat st;
+
+    return seals >= 0 && (seals & wanted) == wanted && fstat(fd, &st) == 0 && st.st_size >= 0 && (size_t)st.st_size == size &&
+           fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+static bool same_config(const struct region_config *a, const struct region_config *b)
+{
+    return a->tx_rings == b->tx_rings && a->rx_rings == b->rx_rings && a->tx_slots == b->tx_slots &&
+           a->rx_slots == b->rx_slots && a->extra_bufs == b->extra_bufs;
+}
+
+int region_adopt(struct region *r, const struct region_config *config, int fd)
+{
+    struct region_config clamped = *config;
+    size_t bufs_offset;
+
+    region_clamp(&clamped);
+    bufs_offset = lay_out(r, &clamped);
+    r->fd = fd;
+    if (same_config(&clamped, config) && is_sound(fd, r->size))
+        r->base = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (r->base == MAP_FAILED) {
+        region_destroy(r);
+        return -EINVAL;
+    }
+    r->bufs = r->base + bufs_offset;
+    fill_header(r);
+    return 0;
 }
 
 void region_destroy(struct region *r)

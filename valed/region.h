@@ -37,7 +37,17 @@ void region_clamp(struct region_config *config);
 
 /* Creates, sizes, seals, maps and fills. name is only for display. 0 or -errno. */
 int region_create(struct region *r, const struct region_config *config, const char *name);
+
+/*
+ * The same with the memory of a port of an earlier valed, which the client has and writes to meanwhile: nothing in it is
+ * believed. fd becomes the region's. -EINVAL: not such memory, or not of that configuration.
+ */
+int region_adopt(struct region *r, const struct region_config *config, int fd);
+
 void region_destroy(struct region *r);
+
+/* A random number, the same for as long as this process lives. */
+uint64_t region_incarnation(void);
 
 /* Ring i, TX first, then RX. */
 struct vale_ring_ctl *region_ctl(const struct region *r, unsigned int i);

@@ -57,11 +57,20 @@ static void drop_capabilities(void)
         fatal(1, "sandbox: cannot drop privileges: %s", strerror(errno));
 }
 
-/* Sockets may be made and removed below dir. */
-static void allow_sockets(int ruleset, const char *dir)
+#ifndef LANDLOCK_ACCESS_FS_TRUNCATE /* headers of Linux before 6.2 */
+#define LANDLOCK_ACCESS_FS_TRUNCATE (1ULL << 14)
+#endif
+
+#define SOCKETS (LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE)
+#define FILES                                                                                                          \
+    (LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |                       \
+     LANDLOCK_ACCESS_FS_TRUNCATE)
+
+/* These rights hold below dir. */
+static void allow(int ruleset, const char *dir, uint64_t rights)
 {
     struct landlock_path_beneath_attr rule = {
-        .allowed_access = LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE,
+        .allowed_access = rights,
         .parent_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC),
     };
 
@@ -83,9 +92,9 @@ static void restrict_files(const char *const *dirs, unsigned int n)
     ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr.handled_access_fs), 0);
     if (ruleset < 0)
         fatal(1, "sandbox: Landlock: %s", strerror(errno));
-    allow_sockets(ruleset, ".");
+    allow(ruleset, ".", (SOCKETS | FILES) & attr.handled_access_fs); /* state.c keeps a file there */
     for (unsigned int i = 0; i < n; i++)
-        allow_sockets(ruleset, dirs[i]);
+        allow(ruleset, dirs[i], SOCKETS);
     if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
         fatal(1, "sandbox: Landlock: %s", strerror(errno));
     close(ruleset);
@@ -139,8 +148,10 @@ static const struct rule control_rules[] = {
     /* Descriptors of ports. */
     ANY(eventfd2), ANY(pipe2), ANY(memfd_create), ANY(ftruncate), ANY(fstatfs), ANY(fstat), ANY(newfstatat), ANY(readlinkat),
     ANY(unlinkat),
+    /* The state file. */
+    ANY(openat), ANY(renameat),
 #ifdef SYS_open /* an architecture of the first generation */
-    ANY(lstat), ANY(readlink), ANY(unlink),
+    ANY(lstat), ANY(readlink), ANY(unlink), ANY(rename),
 #endif
     EXACTLY(ioctl, 1, SIOCOUTQ), EXACTLY(ioctl, 1, SIOCGIFINDEX), EXACTLY(ioctl, 1, TUNGETIFF), EXACTLY(ioctl, 1, TUNSETOFFLOAD),
     /* Memory: nothing executable. */

@@ -3,6 +3,7 @@
 #include "switch_commands.h"
 
 #include "query.h"
+#include "state.h"
 #include "vswitch.h"
 #include "worker.h"
 
@@ -80,6 +81,7 @@ json_t *switch_set(json_t *arguments, const char **error)
         atomic_store(&sw->fdb.cap, (uint32_t)cap);
     set_overflow(sw, overflow, wait);
     sw->kept = keep != 0; /* what is set up stays, unless told otherwise */
+    state_switch_set(name, arguments);
     vswitch_release(sw);
     return json_object();
 }
@@ -166,6 +168,7 @@ json_t *fdb_add(json_t *arguments, const char **error)
         return refuse(error, "a multicast address is not a station");
     if (err)
         return refuse(error, "no room: the bucket of this address is full of static entries");
+    state_fdb_added(port->name.full, mac_text);
     return json_object();
 }
 
@@ -180,6 +183,7 @@ json_t *fdb_del(json_t *arguments, const char **error)
     sw = vswitch_find(name);
     if (!sw || !parse_mac(mac_text, &mac) || fdb_remove(&sw->fdb, mac) < 0)
         return refuse(error, "no such station; query-fdb lists them");
+    state_fdb_removed(name, mac_text);
     return json_object();
 }
 

@@ -26,6 +26,7 @@
 
 #define VHOST_PAIRS_MAX VALE_RINGS_MAX
 #define VHOST_FDS_MAX   8
+#define RARP_LEN        60
 
 /* A run of used elements that a worker is filling: see port_ring.c, which does the same with slots. */
 struct vhost_lease {
@@ -52,6 +53,9 @@ struct vhost_tx {
     struct ring ring;
     struct vhost_queue q;
     _Atomic bool greet;          /* a queue of the pair has started: the worker shall call the guest once */
+    atomic_bool announce;        /* rarp is the worker's, to be forwarded; else the control thread's */
+    bool announcing;             /* the batch at hand begins with it */
+    uint8_t rarp[RARP_LEN];
     struct virtq_map *batch_map; /* of the batch at hand */
     uint16_t taken;              /* its chains */
     uint16_t begin;              /* chains before its first frame: bad ones */

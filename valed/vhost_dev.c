@@ -90,7 +90,7 @@ static void prod(struct vhost_tx *tx)
 {
     atomic_store(&tx->greet, true);
     /* A ring that has no worker yet is poked when its own queue starts. */
-    if (tx->ring.dealt)
+    if (tx->ring.worker)
         worker_poke_ring(&tx->ring);
 }
 

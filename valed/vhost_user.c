@@ -337,8 +337,14 @@ static enum outcome set_vring_addr(struct vhost_port *vp)
 
 static enum outcome set_vring_base(struct vhost_port *vp)
 {
-    /* The ring itself knows better: see vhost.h. */
-    return vhost_queue(vp, vp->msg.state.index) ? DONE : BROKEN;
+    struct vhost_queue *q = vhost_queue(vp, vp->msg.state.index);
+
+    if (!q)
+        return BROKEN;
+    /* The ring itself knows better (see vhost.h): this is only for a queue that is asked for its base before it runs. */
+    if (!atomic_load(&q->map))
+        q->used = (uint16_t)vp->msg.state.num;
+    return DONE;
 }
 
 /* Continuation: the queue has stopped. */
@@ -431,6 +437,29 @@ static enum outcome set_vring_enable(struct vhost_port *vp)
     return update_then_ack(vp);
 }
 
+/*
+ * A guest has come by migration and cannot announce itself: broadcasts who it is in its place, so that switches learn where
+ * it is now. A request while the last one waits for the worker says nothing new.
+ */
+static enum outcome send_rarp(struct vhost_port *vp)
+{
+    static const uint8_t header[] = {0x80, 0x35, 0, 1, 0x08, 0, 6, 4, 0, 3}; /* RARP, Ethernet, IPv4, request reverse */
+    struct vhost_tx *tx = &vp->tx[0];
+    const uint8_t *mac = vp->msg.bytes;
+
+    if (atomic_load(&tx->announce))
+        return DONE;
+    memset(tx->rarp, 0, sizeof(tx->rarp));
+    memset(tx->rarp, 0xff, 6);
+    memcpy(tx->rarp + 6, mac, 6);
+    memcpy(tx->rarp + 12, header, sizeof(header));
+    memcpy(tx->rarp + 22, mac, 6); /* sender */
+    memcpy(tx->rarp + 32, mac, 6); /* target */
+    atomic_store(&tx->announce, true);
+    worker_poke_ring(&tx->ring);
+    return DONE;
+}
+
 /* ----------------------------------------------------------------------------------------------------- dispatch --- */
 
 struct handler {
@@ -461,7 +490,7 @@ static const struct handler handlers[REQUESTS] = {
     [SET_PROTOCOL_FEATURES] = {set_protocol_features, 8, 0},
     [GET_QUEUE_NUM] = {get_queue_num, 0, 0},
     [SET_VRING_ENABLE] = {set_vring_enable, STATE, 0},
-    [SEND_RARP] = {ignore, 8, 0},
+    [SEND_RARP] = {send_rarp, 8, 0},
     [GET_MAX_MEM_SLOTS] = {get_max_mem_slots, 0, 0},
     [ADD_MEM_REG] = {add_mem_reg, 40, 1},
     [REM_MEM_REG] = {rem_mem_reg, 40, 1},

@@ -177,6 +177,7 @@ void virtq_log(const struct virtq_map *m, uint64_t gpa, uint64_t len)
 {
     if (!m->log || !len)
         return;
+    /* After the write itself: whoever finds the bit and clears it reads what was written. */
     for (uint64_t page = gpa / LOG_PAGE; page <= (gpa + len - 1) / LOG_PAGE && page / 8 < m->log_size; page++)
-        __atomic_fetch_or(&m->log[page / 8], (uint8_t)(1u << (page % 8)), __ATOMIC_RELAXED);
+        __atomic_fetch_or(&m->log[page / 8], (uint8_t)(1u << (page % 8)), __ATOMIC_RELEASE);
 }

@@ -5,6 +5,7 @@
 #include "monitor.h"
 #include "options.h"
 #include "qmp.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -71,6 +72,7 @@ static void vswitch_remove(struct vswitch *sw)
     *link = sw->next;
     monitor_close_all(sw, NULL, "its switch has gone");
     qmp_event_switch("SWITCH_REMOVED", sw);
+    state_switch_removed(sw->name);
     reclaim(vswitch_free, sw);
 }
 

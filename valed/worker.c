@@ -483,7 +483,7 @@ int worker_add_ring(struct ring *ring, const struct ring_ops *ops)
         return -ENOMEM;
     ring->id = id;
     ring->ops = ops;
-    ring->worker = &workers[0];
+    ring->worker = NULL;
     ring->last_src = ring->last_dst = UINT64_MAX;
     ring->blocked_on = BLOCKED_NONE;
     atomic_store(&ring->state, RING_LIVE);
@@ -546,15 +546,14 @@ int worker_set_kick(struct ring *ring, int fd)
     if (ring->kick_fd >= 0 && ring->worker)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
     __atomic_store_n(&ring->kick_fd, fd, __ATOMIC_RELAXED);
-    if (fd >= 0 && !ring->dealt) {
+    if (fd >= 0 && !ring->worker) {
         struct worker *w = least_loaded();
 
-        ring->dealt = true;
-        rewatch(ring, ring->room_fd, ring->worker, w);
-        ring->worker = w;
+        __atomic_store_n(&ring->worker, w, __ATOMIC_RELAXED);
         w->rings++;
+        worker_set_room_kick(ring, ring->room_fd);
     }
-    if (fd >= 0 && ring->worker && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+    if (fd >= 0 && epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
         return -errno;
     return 0;
 }
@@ -589,7 +588,7 @@ int worker_move_ring(struct ring *ring, unsigned int worker)
 
     if (worker >= worker_count)
         return -ENOENT;
-    if (!ring->dealt || &workers[worker] == ring->worker)
+    if (!ring->worker || &workers[worker] == ring->worker)
         return 0;
     if (!atomic_compare_exchange_strong(&ring->state, &live, RING_LEAVING))
         return -EBUSY;
@@ -646,12 +645,16 @@ void worker_drain_ring(struct ring *ring)
 
 void worker_forget_ring(struct ring *ring)
 {
+    if (ring_table[ring->id] != ring)
+        return; /* it was never added */
+    atomic_store(&ring_table[ring->id], NULL);
+    if (!ring->worker)
+        return; /* nor used */
     if (ring->kick_fd >= 0)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->kick_fd, NULL);
-    atomic_store(&ring_table[ring->id], NULL);
     if (ring->room_fd >= 0)
         epoll_ctl(ring->worker->epoll_fd, EPOLL_CTL_DEL, ring->room_fd, NULL);
-    ring->worker->rings -= ring->dealt;
+    ring->worker->rings--;
     __atomic_store_n(&ring->worker, NULL, __ATOMIC_RELAXED);
 }
 

@@ -41,7 +41,10 @@ void workers_set_busy_poll(unsigned int us);
 /* Pins a worker to a CPU; -1: to none. 0, -ENOENT (no such worker), -EINVAL (no such CPU). */
 int worker_pin(unsigned int worker, int cpu);
 
-/* Gives a ring to another worker; it moves when its present one has let go. One that is not in use is dealt later. 0, -ENOENT, -EBUSY (it is ending). */
+/*
+ * Gives a ring to another worker; it moves when its present one has let go. One that is not in use is dealt later. 0,
+ * -ENOENT, -EBUSY (it is ending).
+ */
 int worker_move_ring(struct ring *ring, unsigned int worker);
 
 /* Completes what moves. After a notice. */

@@ -24,6 +24,9 @@ from typing import Any
 import pytest
 from qemu.qmp import QMPClient
 
+from lib.qmp import Qmp
+from lib.valed import eventually
+
 ROOT = Path(__file__).parents[2]
 QEMU = Path(os.environ.get("VALE_QEMU", ROOT / "build/bin/qemu-system-x86_64-vale"))
 VALED = Path(os.environ.get("VALED", ROOT / "build/bin/valed"))
@@ -72,10 +75,9 @@ def short_path() -> Any:
         yield Path(name)
 
 
-@pytest.fixture
-async def switch(short_path: Path) -> AsyncIterator[Switch]:
-    rundir = short_path / "run"
-    rundir.mkdir(mode=0o700)
+@contextlib.asynccontextmanager
+async def running(rundir: Path) -> AsyncIterator[Switch]:
+    """A valed there."""
     ready, ready_w = os.pipe()
     process = await asyncio.create_subprocess_exec(
         VALED, "--rundir", rundir, "--ready-fd", str(ready_w), pass_fds=[ready_w]
@@ -88,6 +90,14 @@ async def switch(short_path: Path) -> AsyncIterator[Switch]:
     finally:
         os.close(ready)
         await ended(process)
+
+
+@pytest.fixture
+async def switch(short_path: Path) -> AsyncIterator[Switch]:
+    rundir = short_path / "run"
+    rundir.mkdir(mode=0o700)
+    async with running(rundir) as made:
+        yield made
 
 
 @dataclass(frozen=True)
@@ -262,6 +272,57 @@ async def test_switch_that_dies_takes_the_link_not_qemu(short_path: Path, switch
         warnings = [line for line in a.qemu.log.read_text().splitlines() if "hub 0" not in line]
         assert len(warnings) == 1
         assert "netdev n: the switch of vale1:a is gone" in warnings[0]
+
+
+async def arrives(source: Hub, sink: Hub, number: int) -> None:
+    """Frames go until this one has come out; without a link they are lost."""
+    while True:
+        await source.send(frame(100, number))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                while await sink.receive() != frame(100, number):
+                    pass
+                return
+
+
+async def test_switch_that_is_restarted_is_used_again(short_path: Path, switch: Switch) -> None:
+    """Three times, killed or ended, with traffic meanwhile; no descriptor is left behind."""
+    process = switch.process
+    async with (
+        contextlib.AsyncExitStack() as stack,
+        hub(short_path, switch.env, "vale1:a") as a,
+        hub(short_path, switch.env, "vale1:b") as b,
+    ):
+        hubs = (a, b)
+        fds = [len(os.listdir(f"/proc/{h.qemu.process.pid}/fd")) for h in hubs]  # noqa: PTH208
+        for number in range(1, 4):
+            (process.terminate if number == 2 else process.kill)()
+            await process.wait()
+            for _ in range(50):
+                await a.send(frame(1514, number))
+            process = (await stack.enter_async_context(running(switch.rundir))).process
+            began = asyncio.get_running_loop().time()
+            async with asyncio.timeout(SECONDS):
+                await arrives(a, b, 100 + number)
+                print(f"forwarding after {asyncio.get_running_loop().time() - began:.3f} s")
+                await arrives(b, a, 200 + number)
+        assert [len(os.listdir(f"/proc/{h.qemu.process.pid}/fd")) for h in hubs] == fds  # noqa: PTH208
+        log = a.qemu.log.read_text()
+        assert log.count("netdev n: the switch of vale1:a is gone") == 3
+        assert log.count("netdev n: the switch of vale1:a is back") == 3
+        assert (await a.qemu.info())["provider"] == "user"
+
+
+async def test_port_that_is_taken_away_stays_away(short_path: Path, switch: Switch) -> None:
+    async with hub(short_path, switch.env, "vale1:a") as a:
+        with Qmp(switch.rundir / "qmp.sock") as qmp:
+            qmp.execute("port-del", name="vale1:a")
+            said = "vale1:a was taken away, the link stays down"
+            log = a.qemu.log
+            await asyncio.to_thread(eventually, said, lambda: said in log.read_text())
+            assert qmp.ports() == {}
+        await a.send(frame(60))
+        assert await a.qemu.qmp.execute("query-status")
 
 
 async def test_frames_published_before_a_stop_of_the_switch_are_not_lost(

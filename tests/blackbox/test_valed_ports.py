@@ -11,6 +11,7 @@ Frames are compared byte by byte and every count is exact.
 import array
 import contextlib
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from lib import netns
-from lib.native import BROADCAST, SECONDS, frame, numbered, station
+from lib.native import BROADCAST, SECONDS, frame, number, numbered, station
 from lib.netns import Namespace
 from lib.qmp import Qmp, QmpError
 from lib.valed import UNIMPAIRED, Valed, check_books, eventually
@@ -193,6 +194,45 @@ def test_peer_that_never_reads_loses_its_own_frames_only(valed: Valed) -> None:
         a.send([sent[-1]])
         assert peer.receive() == sent[-1]
     check_books(valed.qmp().ports())
+
+
+@pytest.mark.parametrize("overflow", ["drop", "wait"])
+def test_what_a_peer_sent_before_it_hung_up_is_forwarded(valed: Valed, overflow: str) -> None:
+    """Twenty times, all that the socket holds; the next peer is not mixed in."""
+    qmp = valed.qmp()
+    qmp.execute("switch-set", name="vale1", overflow=overflow)
+    native = valed.open("vale1:n", rx_slots=4096)
+    total = 0
+    qmp.execute("port-add", name="vale1:s", kind="stream", path="stream.sock")
+    for lap in range(20):
+        with Peer.connect(valed.rundir / "stream.sock") as peer:
+            peer.sock.setblocking(False)
+            count = 0
+            with contextlib.suppress(BlockingIOError):
+                while count < 1000:
+                    data = frame(BROADCAST, A, struct.pack(">I", count), 60 + lap)
+                    peer.sock.send(struct.pack(">I", len(data)) + data)
+                    count += 1
+        assert [number(f) for f in native.receive(count)] == list(range(count))
+        total += count
+    assert total > 1000
+    eventually("counters", lambda: qmp.port("vale1:s")["rx"]["frames"] == total)
+    check_books(qmp.ports())
+
+
+def test_what_a_peer_sent_before_its_port_ends_is_forwarded(valed: Valed) -> None:
+    qmp = valed.qmp()
+    native = valed.open("vale1:n")
+    with stream_peer(valed, "vale1:s", connect=False) as peer:
+        peer.send(frame(BROADCAST, A))
+        native.receive(1)
+        os.kill(valed.pid, signal.SIGSTOP)
+        qmp.send(b'{"execute": "port-del", "arguments": {"name": "vale1:s"}}\n')
+        peer.send(*numbered(BROADCAST, A, 500))
+        os.kill(valed.pid, signal.SIGCONT)
+        eventually("all", lambda: native.rx[0].room >= 500)
+        assert [number(f) for f in native.drain()] == list(range(500))
+        assert peer.hung_up()
 
 
 def test_next_peer_begins_anew(valed: Valed) -> None:

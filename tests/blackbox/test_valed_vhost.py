@@ -23,9 +23,11 @@ from lib.vhost import (
     LOG_ALL,
     MEMORY,
     MRG_RXBUF,
+    SEND_RARP,
     SET_FEATURES,
     SET_LOG_BASE,
     SET_MEM_TABLE,
+    SET_VRING_BASE,
     SET_VRING_CALL,
     SET_VRING_ENABLE,
     SET_VRING_KICK,
@@ -105,6 +107,30 @@ def test_queue_stops_and_starts_where_it_was(valed: Valed, native: Port) -> None
     native.send([frame(GUEST, HOST)])
     native.flush()
     assert valed.qmp().port("vale1:v")["tx"]["dropped"] == {"down": 1}
+
+
+def test_base_of_a_queue_that_never_ran(valed: Valed, native: Port) -> None:
+    """A guest uses fewer queues than it set up: the others are asked for what they were given."""
+    front = front_end(valed)
+    front.post(SET_VRING_BASE, struct.pack("<II", 4, 77))
+    base = front.ask(GET_VRING_BASE, struct.pack("<II", 4, 0))
+    assert struct.unpack("<II", base) == (4, 77)
+
+
+def test_rarp_announces_a_station(valed: Valed, native: Port) -> None:
+    """SEND_RARP: everybody gets a RARP of the guest's, and frames for it go to its port."""
+    third = valed.open("vale1:c")
+    front = front_end(valed)
+    assert front.ack(SEND_RARP, GUEST + bytes(2)) == 0
+    (rarp,) = native.receive(1)
+    assert rarp == frame(BROADCAST, GUEST)[:12] + bytes.fromhex("8035 0001 0800 0604 0003") + (
+        GUEST + bytes(4) + GUEST + bytes(22)
+    )
+    native.send([frame(GUEST, HOST)])
+    assert front.receive(1) == [frame(GUEST, HOST)]
+    native.flush()
+    assert third.drain() == [rarp]
+    check_books(valed.qmp().ports())
 
 
 def test_receivers_of_several_workers() -> None:

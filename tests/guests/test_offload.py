@@ -11,155 +11,20 @@ A guest's kernel checks every checksum it is not told to trust, and counts the w
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import paramiko
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lib.valed import BINARY, Valed, check_books
+from lib.guest import MARKS, Guest, stream, vhost_user
+from lib.valed import Valed, check_books
 
-ROOT = Path(__file__).parents[2]
-BUILD = Path(os.environ.get("VALE_BUILD", ROOT / "build"))
-QEMU = Path(os.environ.get("QEMU", "/usr/bin/qemu-system-x86_64"))
-MICRO = BUILD / "images/micro"
-DEADLINE = 90
 FILE_BYTES = 24 << 20
 
-pytestmark = [
-    pytest.mark.guest,
-    pytest.mark.skipif(not QEMU.exists(), reason=f"no {QEMU}: apt-get install qemu-system-x86"),
-    pytest.mark.skipif(not BINARY.exists(), reason=f"no {BINARY}: run 'make tools'"),
-    pytest.mark.skipif(
-        not (MICRO / "manifest.json").exists(), reason=f"no {MICRO}: run 'make image'"
-    ),
-]
-
-
-def free_port() -> int:
-    """Find a TCP port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Guest:
-    """A stock QEMU that runs micro, with these data NICs."""
-
-    def __init__(self, folder: Path, name: str, number: int, netdevs: list[list[str]]) -> None:
-        self.name, self.number = name, number
-        self.console = folder / f"{name}.console"
-        self.port = free_port()
-        self.key = Ed25519PrivateKey.generate()
-        self.ssh = paramiko.SSHClient()
-        private = self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        ).decode()
-        self.paramiko_key = paramiko.Ed25519Key.from_private_key(io.StringIO(private))
-        identity = folder / f"{name}.json"
-        identity.write_text(json.dumps(self._identity(private, len(netdevs))))
-        manifest = json.loads((MICRO / "manifest.json").read_text())
-        argv = [
-            str(QEMU), *("-nodefaults", "-display", "none", "-no-reboot", "-m", "192M"),
-            *("-machine", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "Nehalem"),
-            *("-object", "memory-backend-memfd,id=mem,size=192M,share=on"),
-            *("-kernel", str(MICRO / "vmlinuz"), "-initrd", str(MICRO / "initrd.img")),
-            *("-append", manifest["append"], "-serial", f"file:{self.console}"),
-            *("-fw_cfg", f"name=opt/org.vale/guest,file={identity}"),
-            *("-netdev", f"user,id=m,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
-            *("-device", f"virtio-net-pci,netdev=m,romfile=,mac={self.mac(9)}"),
-        ]
-        for nic, netdev in enumerate(netdevs):
-            # QEMU before 8.0 crashes under TCG with vhost-user and MSI-X: vectors=0.
-            device = f"virtio-net-pci,netdev=n{nic},romfile=,vectors=0,mac={self.mac(nic)}"
-            argv += [*netdev, "-device", device]
-        print("+", *argv, flush=True)
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-
-    def mac(self, nic: int) -> str:
-        return f"52:54:00:00:0{nic}:0{self.number}"
-
-    def address(self, nic: int = 0, *, ipv6: bool = False) -> str:
-        return f"fd00::{nic}:{self.number}" if ipv6 else f"198.18.{nic}.{self.number}"
-
-    def _identity(self, private: str, nics: int) -> dict[str, Any]:
-        data = [
-            {
-                "mac": self.mac(nic),
-                "name": f"vale{nic}",
-                "mtu": 1500,
-                "addresses": [f"{self.address(nic)}/24", f"{self.address(nic, ipv6=True)}/112"],
-            }
-            for nic in range(nics)
-        ]
-        mgmt = {"mac": self.mac(9), "name": "mgmt", "dhcp4": False, "addresses": ["10.0.2.15/24"]}
-        public = f"ssh-ed25519 {self.paramiko_key.get_base64()} test"
-        return {
-            "hostname": self.name,
-            "authorized_keys": [public],
-            "host_key": private,
-            "nics": [*data, mgmt],
-        }
-
-    def connect(self) -> None:
-        """Wait for the system, and open SSH."""
-        end = time.monotonic() + DEADLINE
-        while not self.console.exists() or "vale: ready" not in self.console.read_text("latin-1"):
-            assert time.monotonic() < end, self.console.read_text("latin-1")[-2000:]
-            assert self.process.poll() is None, "QEMU ended"
-            time.sleep(0.05)
-        self.ssh.get_host_keys().add(f"[127.0.0.1]:{self.port}", "ssh-ed25519", self.paramiko_key)
-        self.ssh.connect(
-            "127.0.0.1", self.port, "root", pkey=self.paramiko_key, look_for_keys=False,
-            allow_agent=False, timeout=DEADLINE, banner_timeout=DEADLINE,
-        )
-
-    def start(self, command: str) -> Callable[[], str]:
-        """Run a command; the function returned waits for its output."""
-        _, stdout, stderr = self.ssh.exec_command(command, timeout=DEADLINE)
-
-        def output() -> str:
-            text: str = stdout.read().decode()
-            errors = stderr.read().decode()
-            assert stdout.channel.recv_exit_status() == 0, f"{self.name}: {command}: {errors}"
-            return text
-
-        return output
-
-    def run(self, command: str) -> str:
-        return self.start(command)()
-
-    def serve(self, command: str, port: int) -> Callable[[], str]:
-        """Start a server; return when it listens."""
-        output = self.start(command)
-        self.run(f"until cat /proc/net/tcp* | grep -q ':{port:04X} .* 0A '; do sleep 0.1; done")
-        return output
-
-    def snmp(self, protocol: str, counter: str) -> int:
-        """A counter of /proc/net/snmp."""
-        names, values = (
-            line.split()
-            for line in self.run("cat /proc/net/snmp").splitlines()
-            if line.startswith(protocol + ":")
-        )
-        return int(values[names.index(counter)])
-
-    def close(self) -> None:
-        self.ssh.close()
-        self.process.kill()
-        self.process.wait()
+pytestmark = MARKS
 
 
 class Lab:
@@ -173,16 +38,11 @@ class Lab:
         self.guests: dict[str, Guest] = {}
         for number, name in enumerate("abc", 1):
             at = valed.rundir / f"vale1:{name}"
-            nic = ["-netdev", f"stream,id=n0,server=off,addr.type=unix,addr.path={at}"]
+            netdevs = [stream(at) if name == "c" else vhost_user(at)]
             if name != "c":
-                nic = ["-chardev", f"socket,id=c0,path={at}"]
-                nic += ["-netdev", "vhost-user,id=n0,chardev=c0"]
-            cable = f"addr.type=unix,addr.path={folder / 'cable'}"
-            listens = {"a": "on", "b": "off"}.get(name)
-            second = ["-netdev", f"stream,id=n1,server={listens},{cable}"]
-            netdevs = [nic, second] if listens else [nic]
+                netdevs.append(stream(folder / "cable", server=name == "a"))
             self.guests[name] = Guest(folder, name, number, netdevs)
-            while listens == "on" and not (folder / "cable").exists():
+            while name == "a" and not (folder / "cable").exists():
                 time.sleep(0.02)
         for guest in self.guests.values():
             guest.connect()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 REGISTER, PORT_INFO_GET, VALE_ATTACH, VALE_DETACH, VALE_LIST = 1, 2, 3, 4, 5
+PORT_HDR_SET = 6
 API = 14
 ALL_NIC = 1
 EXCLUSIVE = 0x0800
@@ -38,8 +39,9 @@ INFO_BODY = struct.Struct("<QIIHHHHH6x")
 LIST_BODY = struct.Struct("<HxxI")
 OPTION = struct.Struct("<QIIQ")
 REPLY = struct.Struct("<IHHiI")
-REGION = struct.Struct("<IIQQHHIIII")
+REGION = struct.Struct("<IIQQHHIIII4xQ")
 SLOT = struct.Struct("<IHHQ")
+OPT_RESUME = 0x56410001
 REPLY_MAGIC = 0x454C4156
 REGION_MAGIC = 0x6E676572
 RING_CTL = 256  # of vale_ring_ctl: where the first is, and its size
@@ -126,12 +128,12 @@ def message(
     return HEADER.pack(version, reqtype, reserved, raw, options_at, body_at) + body + options
 
 
-def post(sock: socket.socket, data: bytes) -> socket.socket:
+def post(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> socket.socket:
     """Send a request; the answer will come on the socket returned."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(SECONDS)
     with theirs:
-        socket.send_fds(sock, [data], [theirs.fileno()])
+        socket.send_fds(sock, [data], [theirs.fileno(), *fds])
     return ours
 
 
@@ -312,6 +314,38 @@ class Port:
             sock.close()
             raise AttachError(answer.error, f"{name}: {os.strerror(answer.error)}")
         return cls(sock, name, answer)
+
+    def resume(self, rundir: Path, **changes: Any) -> int:
+        """Come back to a valed that was restarted, as the owner of this memory; the errno."""
+        sock = connect(rundir)
+        answer = fetch(post(sock, self.resumption(**changes), changes.get("fds", [self.mem_fd])))
+        if answer.error:
+            sock.close()
+            return answer.error
+        old = (self._kick, self._call_rx, self._call_tx, self.sock)
+        mem_fd, self._kick, self._call_rx, self._call_tx = answer.fds
+        os.close(mem_fd)
+        for fd in old[:3]:
+            os.close(fd)
+        self.sock.close()
+        self.sock = sock
+        self.kick()
+        return 0
+
+    def resumption(
+        self, *, incarnation: int | None = None, header: int = 0, cut: int = 0, **body: Any
+    ) -> bytes:
+        """The REGISTER that asks for it."""
+        body.pop("fds", None)
+        was = {
+            "tx_slots": self.tx_slots, "rx_slots": self.rx_slots, "tx_rings": self.tx_rings,
+            "rx_rings": self.rx_rings, "extra_bufs": self.extra_bufs,
+        }  # fmt: skip
+        known = self.region[10] if incarnation is None else incarnation
+        option = OPTION.pack(0, OPT_RESUME, 0, 0) + struct.pack("<QII", known, header, 0)
+        return message(
+            REGISTER, self.name, register_body(**(was | body)), options=option[: 40 - cut]
+        )
 
     def close(self) -> None:
         """The last close of a descriptor: the port goes."""

@@ -77,10 +77,10 @@ class Qmp(RawQmp):
                 return answer["return"]
 
     def event(self) -> tuple[str, dict[str, Any]]:
-        """The next event: its name and data."""
+        """The next event: its name and data (QEMU leaves out what is empty)."""
         event = self.events.pop(0) if self.events else self.line()
         assert event is not None, "qmp.sock: hung up while waiting for an event"
-        return event["event"], event["data"]
+        return event["event"], event.get("data", {})
 
     def ports(self, switch: str | None = None) -> dict[str, dict[str, Any]]:
         """query-ports, by name."""

@@ -53,6 +53,10 @@ class Valed:
         self.argv += ["--socket-dir", str(rundir.parent)]  # tests have sockets of ports there
         self.log = rundir.parent / "valed.log"
         self.clients: list[contextlib.AbstractContextManager[Any]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the program; returns when its sockets listen."""
         ready, theirs = os.pipe()
         print("+", shlex.join(self.argv), flush=True)
         with self.log.open("ab") as log:
@@ -106,6 +110,12 @@ class Valed:
 
     def errors(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
+
+    def restart(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """End the program in this way, and start it again in the same directory. Clients stay."""
+        self.process.send_signal(sig)
+        assert self.wait() == (-signal.SIGKILL if sig == signal.SIGKILL else 0), self.errors()
+        self.start()
 
     def wait(self) -> int:
         """The exit code of a valed that ends by itself."""

@@ -19,7 +19,7 @@ from lib.native import SECONDS, Deadline, fence
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE, SET_LOG_BASE = 1, 2, 3, 5, 6
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL = 12, 13
-SET_PROTOCOL_FEATURES, SET_VRING_ENABLE = 16, 18
+SET_PROTOCOL_FEATURES, SET_VRING_ENABLE, SEND_RARP = 16, 18, 19
 
 VERSION, NEED_REPLY = 0x1, 0x8
 MRG_RXBUF, LOG_ALL, PROTOCOL, VERSION_1 = 1 << 15, 1 << 26, 1 << 30, 1 << 32
@@ -39,10 +39,10 @@ MEMORY = BUFFERS + 2 * SIZE * BUFFER
 class FrontEnd:
     """One queue pair in a memfd of its own."""
 
-    def __init__(self, path: Path, features: int = VERSION_1 | MRG_RXBUF) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(path))  # blocks while the backlog is full
-        self.sock.settimeout(SECONDS)
+    def __init__(
+        self, path: Path | socket.socket, features: int = VERSION_1 | MRG_RXBUF
+    ) -> None:
+        self.connect(path)
         self.memfd = os.memfd_create("guest")
         os.ftruncate(self.memfd, MEMORY)
         self.mem = mmap.mmap(self.memfd, MEMORY)
@@ -51,6 +51,22 @@ class FrontEnd:
         self.features = features
         self.avail, self.seen = [0, 0], [0, 0]
         self.start()
+
+    def connect(self, path: Path | socket.socket) -> None:
+        """To where the switch listens, or from a socket of ours that listens."""
+        if isinstance(path, socket.socket):
+            path.settimeout(SECONDS)
+            self.sock = path.accept()[0]
+        else:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(str(path))  # blocks while the backlog is full
+        self.sock.settimeout(SECONDS)
+
+    def reconnect(self, path: Path | socket.socket) -> None:
+        """As QEMU does when the switch was restarted: the guest's memory and rings stay."""
+        self.sock.close()
+        self.connect(path)
+        self.start([self.used_index(0), self.used_index(1)])
 
     def close(self) -> None:
         self.sock.close()
@@ -94,7 +110,8 @@ class FrontEnd:
                 pass
         return True
 
-    def start(self) -> None:
+    def start(self, base: list[int] | None = None) -> None:
+        """Negotiate, and start the queues; at these indexes they go on."""
         (offered,) = struct.unpack("<Q", self.ask(GET_FEATURES))
         assert offered & self.features == self.features
         self.post(SET_PROTOCOL_FEATURES, struct.pack("<Q", REPLY_ACK))
@@ -105,12 +122,12 @@ class FrontEnd:
         for q in range(2):
             at = UVA + q * AREA
             self.post(SET_VRING_NUM, struct.pack("<II", q, SIZE))
-            self.post(SET_VRING_BASE, struct.pack("<II", q, 0))
+            self.post(SET_VRING_BASE, struct.pack("<II", q, base[q] if base else 0))
             addr = struct.pack("<II4Q", q, 0, at, at + USED, at + AVAIL, 0)
             assert self.ack(SET_VRING_ADDR, addr) == 0
             assert self.ack(SET_VRING_CALL, struct.pack("<Q", q), [self.calls[q]]) == 0
             assert self.ack(SET_VRING_KICK, struct.pack("<Q", q), [self.kicks[q]]) == 0
-        for i in range(SIZE):
+        for i in range(0 if base else SIZE):
             self.offer(0, i, BUFFER, WRITE)
         self.kick(0)
         for q in range(2):

@@ -191,7 +191,6 @@ int main(void)
     CHECK(CONTROL(run_program) == KILLED);
     CHECK(CONTROL(fork_self) == KILLED);
     CHECK(CONTROL(trace) == KILLED);
-    CHECK(CONTROL(open_file) == KILLED);
     CHECK(CONTROL(kill_parent) == KILLED);
     CHECK(CONTROL(new_namespace) == KILLED);
 
