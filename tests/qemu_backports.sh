@@ -9,10 +9,18 @@ folder=$(cd "$1" && pwd)
 . /etc/os-release
 suite=$VERSION_CODENAME-backports
 
+# Where this system has its own release from.
+mirror=$(apt-get indextargets --format "\$(REPO_URI) \$(RELEASE)" "Created-By: Packages" |
+    awk -v release="$VERSION_CODENAME" '$2 == release { print $1; exit }')
+if [ -z "$mirror" ]; then
+    echo "qemu_backports: no package source of $VERSION_CODENAME: apt-get update may help" >&2
+    exit 4
+fi
+
 mkdir -p "$folder"/{lists/partial,cache/archives/partial,debs,root}
 cat >"$folder/backports.sources" <<END
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: $mirror
 Suites: $suite
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg

@@ -2,7 +2,7 @@
 # valed: the switch. What stands here is its table of contents.
 
 VALED_SRC := $(addprefix valed/,main.c options.c rundir.c state.c activation.c sandbox.c log.c \
-	attach.c quota.c qmp.c query.c control.c switch_commands.c tuning.c \
+	attach.c quota.c qmp.c query.c control.c switch_commands.c tuning.c refuse.c \
 	vswitch.c fdb.c port.c endpoint.c port_ring.c region.c \
 	port_stream.c port_tap.c port_null.c handed_fds.c \
 	port_vhost.c vhost_dev.c vhost_user.c virtq.c guest_mem.c guard.c \

@@ -8,30 +8,14 @@
 #include "port_tap.h"
 #include "qmp.h"
 #include "query.h"
+#include "refuse.h"
 #include "state.h"
 #include "vhost.h"
 
 #include <errno.h>
 #include <netinet/ether.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-static char message[600];
-
-static void *refuse(const char **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-static void *refuse(const char **error, const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(message, sizeof(message), fmt, ap);
-    va_end(ap);
-    *error = message;
-    return NULL;
-}
 
 /* ---------------------------------------------------------------------------------------------- kinds of port --- */
 

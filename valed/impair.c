@@ -3,12 +3,11 @@
 #include "impair.h"
 
 #include "line.h"
+#include "refuse.h"
 #include "state.h"
 #include "worker.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -20,21 +19,6 @@
 #define LIMIT_DEFAULT (4 << 20)
 
 static const char *const direction_names[] = {[DIRECTION_IN] = "in", [DIRECTION_OUT] = "out"};
-
-static char message[600];
-
-static void *refuse(const char **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-static void *refuse(const char **error, const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(message, sizeof(message), fmt, ap);
-    va_end(ap);
-    *error = message;
-    return NULL;
-}
 
 /* ----------------------------------------------------------------------------------------------------------- settings --- */
 

@@ -3,6 +3,7 @@
 #include "switch_commands.h"
 
 #include "query.h"
+#include "refuse.h"
 #include "state.h"
 #include "vswitch.h"
 #include "worker.h"
@@ -13,12 +14,6 @@
 #include <time.h>
 
 #define WAIT_MS_MAX 10000
-
-static json_t *refuse(const char **error, const char *line)
-{
-    *error = line;
-    return NULL;
-}
 
 static uint32_t now_seconds(void)
 {

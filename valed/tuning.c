@@ -6,6 +6,7 @@
 #include "log.h"
 #include "options.h"
 #include "port.h"
+#include "refuse.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -14,12 +15,6 @@
 
 #define MAX_BRIDGES_MAX 65536
 #define BUSY_POLL_AUTO  50 /* microseconds, where CPUs are to spare */
-
-static json_t *refuse(const char **error, const char *line)
-{
-    *error = line;
-    return NULL;
-}
 
 /* What busy_poll stands for. Workers and the guests that they serve need a CPU each before one is to spare. */
 static unsigned int busy_poll_now(void)
