@@ -2,11 +2,13 @@
 /*
  * netmap.sock: messages of any form on up to four connections, answers that are read or not
  *
- * An input is a sequence of operations. REQUEST builds a message of a header and a body where they belong, RAW sends bytes.
+ * An input is a sequence of operations. REQUEST builds a message of a header and a body where they belong, RAW sends bytes,
+ * RESUME hands over memory as after a restart, sound in its size and seals and with anything in its control block.
  */
 #include "fuzz.h"
 
 #include "attach.h"
+#include "region.h"
 
 #include <net/netmap.h>
 #include <stdio.h>
@@ -17,7 +19,7 @@
 #define CLIENTS 4
 #define ANSWERS 8
 
-enum { REQUEST, RAW, HANG_UP, TURN, READ, TRAFFIC, OPERATIONS };
+enum { REQUEST, RAW, HANG_UP, TURN, READ, TRAFFIC, RESUME, OPERATIONS };
 
 static struct port *honest; /* what monitors see */
 static int client[CLIENTS];
@@ -111,6 +113,40 @@ static void send_request(struct input *in, int sock)
     send_message(in, sock, &message, sizeof(message));
 }
 
+static void send_resume(struct input *in, int sock)
+{
+    struct region_config config = {.tx_rings = 1, .rx_rings = 1, .tx_slots = 64, .rx_slots = 64};
+    size_t n = (size_t)take(in, 2) % (3 * sizeof(struct vale_ring_ctl) + 4096);
+    struct {
+        struct nmreq_header header;
+        struct nmreq_register reg;
+        struct vale_opt_resume resume;
+    } message = {.header = {.nr_version = NETMAP_API,
+                            .nr_reqtype = NETMAP_REQ_REGISTER,
+                            .nr_name = "vale1:r",
+                            .nr_options = sizeof(struct nmreq_header) + sizeof(struct nmreq_register),
+                            .nr_body = sizeof(struct nmreq_header)}};
+    struct region region;
+    int fds[2], pair[2];
+
+    message.header.nr_name[6] = (char)('r' + take(in, 1) % 2);
+    message.reg = (struct nmreq_register){
+        .nr_mode = NR_REG_ALL_NIC, .nr_tx_rings = 1, .nr_rx_rings = 1, .nr_tx_slots = 64, .nr_rx_slots = 64};
+    message.resume = (struct vale_opt_resume){
+        .nro.nro_reqtype = VALE_OPT_RESUME, .incarnation = take(in, 1), .hdr_len = (uint32_t)take(in, 1) % 16};
+    MUST(region_create(&region, &config, "fuzz") == 0);
+    memcpy(region.base + VALE_RING_CTL_OFS, take_bytes(in, &n), n);
+    MUST(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+    if (answers == ANSWERS)
+        read_answers();
+    answer[answers++] = pair[0];
+    fds[0] = pair[1];
+    fds[1] = region.fd;
+    fuzz_send(sock, &message, sizeof(message), fds, 2);
+    close(pair[1]);
+    region_destroy(&region);
+}
+
 static void step(struct input *in)
 {
     switch (take(in, 1) % OPERATIONS) {
@@ -132,6 +168,7 @@ static void step(struct input *in)
         break;
     }
     case TURN: fuzz_turn(); break;
+    case RESUME: send_resume(in, sock_of(in)); break;
     case TRAFFIC:
         fuzz_native_drain(honest);
         fuzz_native_send(honest, 20, 14 + (uint32_t)take(in, 2) % 9000, 0);

@@ -106,8 +106,10 @@ void fuzz_check_books(void)
 
             if (!port)
                 continue;
-            MUST(c->rx_frames == dropped(c->rx_dropped) + c->unicast + c->flooded);
-            MUST(c->tx_offered - c->tx_segmented + c->tx_segments == c->tx_frames + dropped(c->tx_dropped));
+            MUST(c->rx_frames + c->line[DIRECTION_IN].duplicated ==
+                 dropped(c->rx_dropped) + c->line[DIRECTION_IN].held + c->unicast + c->flooded);
+            MUST(c->tx_offered + c->line[DIRECTION_OUT].duplicated - c->tx_segmented + c->tx_segments ==
+                 c->tx_frames + c->line[DIRECTION_OUT].held + dropped(c->tx_dropped));
         }
     }
 }
