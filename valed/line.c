@@ -174,7 +174,7 @@ struct intake {
     struct held held[2 * BLOCK];
     uint16_t frame[2 * BLOCK]; /* in the batch */
     uint32_t flip[2 * BLOCK];  /* the bit to be flipped, from 1; 0: none */
-    unsigned int lost, duplicated, corrupted, full;
+    unsigned int lost, duplicated, corrupted, full, spoiled;
 };
 
 /* Reserves the place of a frame, or of its duplicate. */
@@ -245,6 +245,24 @@ static void arm(struct line *line, uint64_t due)
     timerfd_settime(line->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+/* Under the lock: the oldest entries that are gone make room. */
+static void free_gone(struct line *line)
+{
+    while (line->tail != line->head && entry_at(line, line->tail)->gone)
+        line->tail += entry_at(line, line->tail)->size;
+}
+
+/* Under the lock: what was copied may be zeros, its memory was taken away meanwhile. */
+static void spoil(struct line *line, struct intake *in)
+{
+    for (unsigned int k = 0; k < in->n; k++)
+        entry_at(line, in->held[k].at)->gone = true;
+    free_gone(line);
+    atomic_fetch_sub_explicit(&line->ring.port->counters.line[line->direction].held, in->n, memory_order_relaxed);
+    in->spoiled += in->n;
+    in->n = 0;
+}
+
 static void take_block(struct line *line, struct intake *in, const uint16_t *order, unsigned int first, unsigned int n)
 {
     const struct impairment *im = atomic_load_explicit(&line->settings, memory_order_acquire);
@@ -262,6 +280,8 @@ static void take_block(struct line *line, struct intake *in, const uint16_t *ord
     for (unsigned int k = 0; k < in->n; k++)
         copy_frame(line, in, k);
     pthread_mutex_lock(&line->lock);
+    if (batch_is_dead(in->b))
+        spoil(line, in);
     for (unsigned int k = 0; k < in->n; k++)
         heap_push(line, in->held[k]);
     if (line->heap_count && line->heap[0].due < line->armed)
@@ -278,13 +298,14 @@ void line_take(struct line *line, unsigned int queue, const struct batch *b, con
     in.b = b;
     in.queue = (uint8_t)queue;
     in.now = now_ns();
-    in.lost = in.duplicated = in.corrupted = in.full = 0;
+    in.lost = in.duplicated = in.corrupted = in.full = in.spoiled = 0;
     for (unsigned int i = 0; i < n; i += BLOCK)
         take_block(line, &in, order, i, n - i < BLOCK ? n - i : BLOCK);
     count(&c->line[line->direction].duplicated, in.duplicated);
     count(&c->line[line->direction].corrupted, in.corrupted);
     count(&dropped[DROP_LOSS], in.lost);
     count(&dropped[DROP_DELAY_FULL], in.full);
+    count(&dropped[DROP_PEER_MEMORY], in.spoiled);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ its ring --- */
@@ -334,8 +355,7 @@ static void line_consumed(struct ring *ring, const struct batch *b, unsigned int
     pthread_mutex_lock(&line->lock);
     for (unsigned int i = 0; i < n; i++)
         entry_at(line, line->due[i])->gone = true;
-    while (line->tail != line->head && entry_at(line, line->tail)->gone)
-        line->tail += entry_at(line, line->tail)->size;
+    free_gone(line);
     pthread_mutex_unlock(&line->lock);
     line->due_count -= n;
     memmove(line->due, line->due + n, line->due_count * sizeof(line->due[0]));

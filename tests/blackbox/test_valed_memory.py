@@ -147,6 +147,26 @@ def test_stream_receiver(valed: Valed, liar: Liar, head: bytes) -> None:
         check_books(qmp.ports())
 
 
+@pytest.mark.parametrize("line", ["in", "out"])
+def test_delay_line(valed: Valed, liar: Liar, line: str) -> None:
+    """The copy into a line is one like any other: on the way in it is the sender that loses."""
+    native = valed.open("vale1:n")
+    qmp = valed.qmp()
+    port = "vale1:v" if line == "in" else "vale1:n"
+    qmp.execute("port-set", name=port, **{line: {"delay": 1000}})
+    truncate_and_kick(liar, ETHERNET)
+    wait_down(qmp)
+    dropped = {"peer_memory": FRAMES}
+    tx, rx = qmp.port("vale1:n")["tx"], qmp.port("vale1:v")["rx"]
+    assert (rx["dropped"], tx["dropped"]) == ((dropped, {}) if line == "in" else ({}, dropped))
+    assert (rx["held"], tx["held"], tx["frames"]) == (0, 0, 0)
+    check_books(qmp.ports())
+    other = valed.open("vale1:o")
+    sent = numbered(BROADCAST, station(1), 10)
+    other.send(sent)
+    assert native.receive(10) == sent
+
+
 def test_receivers_of_all_kinds_at_once(valed: Valed, liar: Liar) -> None:
     natives: list[Port] = [valed.open(f"vale1:n{i}") for i in range(3)]
     qmp = valed.qmp()
