@@ -26,6 +26,7 @@ const char *const drop_names[DROP_REASONS] = {
 };
 
 static struct port *draining;
+static bool closing_all;
 
 struct port *port_find(const struct vale_name *name)
 {
@@ -79,6 +80,7 @@ void port_close(struct port *port, const char *reason)
 
 void port_close_all(const char *reason)
 {
+    closing_all = true;
     for (const struct vswitch *sw = switches; sw; sw = sw->next)
         for (unsigned int i = 0; i < sw->port_limit; i++)
             if (sw->ports[i])
@@ -91,6 +93,15 @@ static bool is_drained(const struct port *port)
         if (port->ring[i]->worker && atomic_load(&port->ring[i]->state) != RING_GONE)
             return false;
     return true;
+}
+
+/* Whether a port may leave. Where all close, none does before all are drained: they may still send to each other. */
+static bool may_leave(const struct port *port)
+{
+    for (const struct port *other = closing_all ? draining : NULL; other; other = other->next_draining)
+        if (!is_drained(other))
+            return false;
+    return is_drained(port);
 }
 
 static void port_free(void *arg)
@@ -123,7 +134,7 @@ bool port_reap(void)
     while (*link) {
         struct port *port = *link;
 
-        if (is_drained(port) && impair_end(port)) {
+        if (may_leave(port) && impair_end(port)) {
             *link = port->next_draining;
             unlink_port(port);
         } else {

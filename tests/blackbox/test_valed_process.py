@@ -239,6 +239,26 @@ def test_descriptors_it_was_started_with_do_not_leak(valed: Valed) -> None:
     assert all(flags & os.O_CLOEXEC for fd, flags in links.items() if fd > 2)
 
 
+def test_ports_stay_until_all_have_forwarded() -> None:
+    """One frame a round, and SIGTERM with thousands published: nobody's receiver leaves before."""
+    with Valed.run("--bridge-batch", "1") as valed:
+        names = [f"vale1:p{i}" for i in range(10)]
+        ports = [valed.open(name, tx_slots=4096, rx_slots=4096) for name in names]
+        qmp = valed.qmp()
+        for i, name in enumerate(names):
+            qmp.execute("fdb-add", port=name, mac=station(i).hex(":"))
+        sent = [numbered(station((i + 1) % 10), station(i), 4000) for i in range(10)]
+        for port, frames in zip(ports, sent, strict=True):
+            for frame in frames:
+                port.tx[0].put(frame)
+        for port in ports:
+            port.tx[0].publish()
+        valed.process.send_signal(signal.SIGTERM)
+        assert valed.wait() == 0
+        for i, port in enumerate(ports):
+            assert port.drain() == sent[i - 1]
+
+
 # -------------------------------------------------------------------------------------- idleness
 
 
