@@ -80,7 +80,7 @@ class Window:
     """A short time of one trial."""
 
     mpps: float
-    waited: float  # for a CPU: what part of the time, by that of the two threads which waited longer
+    waited: float  # part of it for which the one of the two threads that waited longer had no CPU
 
     @property
     def counts(self) -> bool:
@@ -150,15 +150,16 @@ class Testpmd:
         for _ in range(STARTS):
             self.command(f"start tx_first {BURSTS}")
             time.sleep(0.3)
-            before = self.received()
-            time.sleep(0.1)
-            if all(now > then for now, then in zip(self.received(), before, strict=True)):
-                return
+            before, deadline = self.received(), time.monotonic() + 1
+            while time.monotonic() < deadline:
+                time.sleep(0.05)
+                if all(now > then for now, then in zip(self.received(), before, strict=True)):
+                    return
             self.command("stop")
         host.fail("frames do not go round in both directions", 1)
 
     def ceiling(self) -> float:
-        """Mpps, by the cycles per frame of which it keeps account. It forwards no more after this."""
+        """Mpps, by the cycles per frame that it has counted. It forwards no more after this."""
         self.command("stop")
         self.command("show fwd stats all")
         text = self.read_until("MHz Clock", 2)
@@ -391,7 +392,8 @@ def print_table(names: list[str], trials: list[Trial]) -> None:
             continue
         ceiling = statistics.median(t.ceiling for t in trials if t.switch == name)
         best = max(own)
-        row = f"{name:<12} {statistics.median(own):>8.2f} {best:>8.2f} {len(own):>8} {ceiling:>8.1f}"
+        row = f"{name:<12} {statistics.median(own):>8.2f} {best:>8.2f} {len(own):>8}"
+        row += f" {ceiling:>8.1f}"
         if rates.get("valed"):
             row += f" {statistics.median(rates['valed']) / statistics.median(own):>8.2f}x"
         print(row)

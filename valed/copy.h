@@ -18,6 +18,16 @@ static inline void copy16(uint8_t *to, const uint8_t *from)
     memcpy(to, &w, 16);
 }
 
+/* Has the cache line of p fetched, to be written to. Where the compiler may not assume the instruction, it would only read. */
+static inline void prefetch_for_write(const void *p)
+{
+#ifdef __x86_64__
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
+
 /* len bytes; the areas do not overlap. */
 static inline void copy_bytes(uint8_t *to, const uint8_t *from, uint32_t len)
 {

@@ -11,6 +11,7 @@
 #include "vhost.h"
 
 #include "call.h"
+#include "copy.h"
 #include "offload.h"
 
 #include <errno.h>
@@ -52,7 +53,33 @@ static inline void read_header(const struct virtq_piece *piece, int n, uint8_t h
     }
 }
 
-/* Views the chain as the next frame of the batch. The reason why not, or DROP_REASONS. */
+/* Takes in the header, a private copy, of the next frame of the batch. The reason why it is none, or DROP_REASONS. */
+static inline unsigned int check_header(struct batch *b, const uint8_t *header)
+{
+    if (!offload_wanted(header) || offload_read(b, b->frames, header))
+        return DROP_REASONS;
+    b->segs = b->frame[b->frames].first;
+    return DROP_BAD_HEADER;
+}
+
+/* Views a chain of one piece, which is longer than the header, as the next frame of the batch. Same return. */
+static inline unsigned int view_piece(const struct virtq_map *m, const struct virtq_piece *piece, struct batch *b)
+{
+    uint32_t len = piece->len - m->header;
+    uint8_t header[NET_HEADER_MAX];
+
+    if (len > FRAME_LEN_MAX)
+        return DROP_TOO_LONG;
+    if (len < FRAME_LEN_MIN)
+        return DROP_SHORT;
+    memcpy(header, piece->data, sizeof(header)); /* with m->header of 10 the rest is the frame's, and not looked at */
+    __asm__ volatile("" ::: "memory");           /* this copy is the one that is checked and used */
+    b->frame[b->frames] = (struct frame){.first = b->segs, .segs = 1, .len = (uint16_t)len};
+    b->seg[b->segs++] = (struct segment){.data = piece->data + m->header, .len = len};
+    return check_header(b, header);
+}
+
+/* Views any chain. Same return. */
 static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct batch *b)
 {
     uint8_t header[NET_HEADER_MAX] = {0};
@@ -86,11 +113,14 @@ static unsigned int view_chain(const struct virtq_map *m, uint16_t head, struct 
     f->needs = 0;
     f->len = (uint16_t)len;
     read_header(piece, n, header, m->header);
-    if (offload_wanted(header) && !offload_read(b, b->frames, header)) {
-        b->segs = f->first;
-        return DROP_BAD_HEADER;
-    }
-    return DROP_REASONS;
+    return check_header(b, header);
+}
+
+static inline unsigned int view(const struct virtq_map *m, const struct virtq_look *look, struct batch *b)
+{
+    if (look->piece.data && look->piece.len > m->header)
+        return view_piece(m, &look->piece, b);
+    return look->head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)look->head, b);
 }
 
 /* Calls the guest once for each queue of the ring's pair. */
@@ -121,7 +151,9 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
     bool broken = false;
     uint16_t left = m ? virtq_available(m, tx->q.next_avail, &broken) : 0;
     unsigned int weight = 0; /* a frame to be segmented is as much work as its segments */
+    struct virtq_ahead ahead;
 
+    ahead.at = ahead.n = 0;
     if (atomic_load_explicit(&tx->greet, memory_order_relaxed))
         greet(to_vhost_port(ring->port), tx);
     count(&c->bad_head, broken);
@@ -134,14 +166,14 @@ static unsigned int vhost_ingress(struct ring *ring, struct batch *b, unsigned i
         add_announcement(tx, b);
         *seen = true;
     }
-    while (left-- && tx->taken < budget && weight < budget && b->segs < BATCH_MAX) {
-        int head = virtq_head(m, tx->q.next_avail);
-        unsigned int drop = head < 0 ? DROP_BAD_SLOT : view_chain(m, (uint16_t)head, b);
+    for (; left && tx->taken < budget && weight < budget && b->segs < BATCH_MAX; left--) {
+        const struct virtq_look *look = virtq_look_at(m, &ahead, tx->q.next_avail, false, left);
+        unsigned int drop = view(m, look, b);
 
         if (drop != DROP_REASONS && b->frames)
             break;
         tx->q.next_avail++;
-        tx->head[tx->taken++] = (uint16_t)(head < 0 ? 0 : head);
+        tx->chain[tx->taken++] = (struct virtq_used_elem){.id = look->head < 0 ? 0 : (uint32_t)look->head};
         if (drop == DROP_REASONS) {
             weight += offload_weight(b, b->frames);
             b->end[b->frames++] = tx->taken;
@@ -169,8 +201,7 @@ static void vhost_consumed(struct ring *ring, const struct batch *b, unsigned in
     if (!done)
         return;
     tx->q.used = (uint16_t)(from + done);
-    for (uint16_t i = 0; i < tx->taken; i++)
-        virtq_use(m, (uint16_t)(from + i), tx->head[i], 0);
+    virtq_use(m, from, tx->chain, done);
     if (virtq_publish(m, from, tx->q.used))
         call_guest(to_vhost_port(ring->port), m);
 }
@@ -212,8 +243,18 @@ struct run {
 
 static _Thread_local struct run run_scratch;
 
+/* The pieces of a chain, as virtq_walk() gives them. */
+static inline int writable_pieces(const struct virtq_map *m, const struct virtq_look *look, struct virtq_piece *piece)
+{
+    if (!look->piece.data)
+        return look->head < 0 ? -1 : virtq_walk(m, (uint16_t)look->head, true, piece, PIECES_MAX);
+    *piece = look->piece;
+    return 1;
+}
+
 /* Takes chains until they hold len bytes. False when there are not enough; what was looked at is then not taken. */
-static bool take_chains(struct vhost_rx *rx, const struct virtq_map *m, struct run *run, uint32_t len, uint16_t left)
+static bool take_chains(struct vhost_rx *rx, const struct virtq_map *m, struct virtq_ahead *ahead, struct run *run,
+                        uint32_t len, uint16_t left)
 {
     struct place *p = &run->place[run->frames];
     uint32_t room = 0, want;
@@ -222,14 +263,15 @@ static bool take_chains(struct vhost_rx *rx, const struct virtq_map *m, struct r
     *p = (struct place){.first_piece = (uint16_t)run->pieces, .first_used = rx->reserved};
     while (room < len && p->chains < left && p->chains < FRAME_CHAINS && pieces + PIECES_MAX <= SCRATCH_MAX &&
            run->chains + p->chains < BATCH_MAX * 2) {
-        int head = virtq_head(m, (uint16_t)(rx->q.next_avail + p->chains));
-        int n = head < 0 ? -1 : virtq_walk(m, (uint16_t)head, true, &run->piece[pieces], PIECES_MAX);
+        uint16_t at = (uint16_t)(rx->q.next_avail + p->chains);
+        const struct virtq_look *look = virtq_look_at(m, ahead, at, true, (uint16_t)(left - p->chains));
+        int n = writable_pieces(m, look, &run->piece[pieces]);
         uint32_t chain_room = 0;
 
         for (int i = 0; i < n; i++)
             chain_room += run->piece[pieces + i].len;
         want = len - room < chain_room ? len - room : chain_room;
-        run->used[run->chains + p->chains++] = (struct virtq_used_elem){head < 0 ? 0 : (uint32_t)head, want};
+        run->used[run->chains + p->chains++] = (struct virtq_used_elem){look->head < 0 ? 0 : (uint32_t)look->head, want};
         pieces += n > 0 ? (unsigned int)n : 0;
         room += chain_room;
         if (!m->mergeable)
@@ -250,9 +292,11 @@ static bool take_chains(struct vhost_rx *rx, const struct virtq_map *m, struct r
 static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct virtq_map *m, struct run *run,
                     const struct batch *b, const uint16_t *order, unsigned int n)
 {
+    struct virtq_ahead ahead;
     bool broken;
     uint16_t left;
 
+    ahead.at = ahead.n = 0;
     run->frames = run->pieces = run->chains = 0;
     run->lease = NULL;
     pthread_mutex_lock(&rx->lock);
@@ -260,7 +304,7 @@ static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct vir
     rx->looked_at = (uint16_t)(rx->q.next_avail + left);
     count(&vp->port.counters.bad_head, broken);
     for (unsigned int k = 0; k < n; k++) {
-        if (!take_chains(rx, m, run, m->header + (uint32_t)b->frame[order[k]].len, (uint16_t)(left - run->chains)))
+        if (!take_chains(rx, m, &ahead, run, m->header + (uint32_t)b->frame[order[k]].len, (uint16_t)(left - run->chains)))
             break;
     }
     if (run->frames) {
@@ -311,27 +355,43 @@ static void put(const struct virtq_map *m, struct cursor *c, const uint8_t *from
     }
 }
 
+/* A frame of one segment without needs into one piece, all of a chain: what nearly all are. */
+static inline void copy_simple(const struct virtq_map *m, const struct virtq_piece *piece, const struct segment *seg)
+{
+    uint8_t header[NET_HEADER_MAX] = {[10] = 1};
+
+    if (m->header == NET_HEADER_MAX)
+        memcpy(piece->data, header, NET_HEADER_MAX);
+    else
+        memcpy(piece->data, header, NET_HEADER_MAX - 2);
+    copy_bytes(piece->data + m->header, seg->data, seg->len);
+    if (m->log)
+        virtq_log(m, piece->gpa, m->header + (uint64_t)seg->len);
+}
+
 static void copy_frame(const struct virtq_map *m, struct run *run, const struct place *p, const struct batch *b,
-                       unsigned int index, unsigned int first_chain)
+                       unsigned int index)
 {
     struct cursor c = {.piece = &run->piece[p->first_piece]};
     const struct frame *f = &b->frame[index];
     uint8_t header[NET_HEADER_MAX];
 
+    if (p->pieces == 1 && p->chains == 1 && f->segs == 1 && !f->needs) {
+        copy_simple(m, c.piece, &b->seg[f->first]);
+        return;
+    }
     offload_write(b, index, header);
     header[10] = (uint8_t)p->chains; /* num_buffers; at most FRAME_CHAINS */
     put(m, &c, header, m->header);
     for (unsigned int i = 0; i < f->segs; i++)
         put(m, &c, b->seg[f->first + i].data, b->seg[f->first + i].len);
-    for (unsigned int i = 0; i < p->chains; i++)
-        virtq_use(m, (uint16_t)(p->first_used + i), run->used[first_chain + i].id, run->used[first_chain + i].len);
 }
 
 /* A run whose copies are not what was sent: buffers without a byte, which are no frames. */
-static void empty_run(const struct virtq_map *m, const struct run *run)
+static void empty_run(struct run *run)
 {
     for (unsigned int i = 0; i < run->chains; i++)
-        virtq_use(m, (uint16_t)(run->place[0].first_used + i), run->used[i].id, 0);
+        run->used[i].len = 0;
 }
 
 /* Delivers what fits into one run; the number of frames. *lost: of these, whose memory has gone. */
@@ -339,24 +399,24 @@ static unsigned int deliver_run(struct vhost_port *vp, struct vhost_rx *rx, cons
                                 const uint16_t *order, unsigned int n, uint64_t *bytes, uint64_t *lost)
 {
     struct run *run = &run_scratch;
-    unsigned int chain = 0;
     uint64_t copied = 0;
 
     reserve(vp, rx, m, run, b, order, n);
     for (unsigned int k = 0; k < run->frames; k++) {
-        copy_frame(m, run, &run->place[k], b, order[k], chain);
-        chain += run->place[k].chains;
+        copy_frame(m, run, &run->place[k], b, order[k]);
         copied += b->frame[order[k]].len;
     }
     if (run->lease && batch_is_dead(b)) {
-        empty_run(m, run);
+        empty_run(run);
         batch_undelivered_all(b, order, run->frames);
         *lost += run->frames;
     } else {
         *bytes += copied;
     }
-    if (run->lease)
+    if (run->lease) {
+        virtq_use(m, run->place[0].first_used, run->used, (uint16_t)run->chains);
         complete(vp, rx, m, run->lease);
+    }
     return run->frames;
 }
 

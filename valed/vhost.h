@@ -59,7 +59,7 @@ struct vhost_tx {
     struct virtq_map *batch_map; /* of the batch at hand */
     uint16_t taken;              /* its chains */
     uint16_t begin;              /* chains before its first frame: bad ones */
-    uint16_t head[BATCH_MAX];
+    struct virtq_used_elem chain[BATCH_MAX]; /* these, as they go onto the used ring */
 };
 
 struct vhost_rx {

@@ -2,6 +2,8 @@
 /* The device side of a virtio split ring. */
 #include "virtq.h"
 
+#include "copy.h"
+
 #include <string.h>
 
 #define NO_NOTIFY    1 /* used flags: no kicks please */
@@ -135,14 +137,62 @@ int virtq_walk(const struct virtq_map *m, uint16_t head, bool write, struct virt
     }
 }
 
-void virtq_use(const struct virtq_map *m, uint16_t at, uint32_t id, uint32_t len)
+/* Whether the chain is one direct descriptor, whose buffer lies in one region: what nearly all of them are. */
+static inline bool is_one_piece(const struct virtq_map *m, uint16_t head, bool write, struct virtq_piece *piece)
 {
-    struct virtq_used_elem *elem = &used_ring(m)[at & (m->size - 1)];
+    struct virtq_desc d = read_desc(&m->desc[head]);
+    uint16_t flags = d.flags & (VIRTQ_DESC_NEXT | VIRTQ_DESC_WRITE | VIRTQ_DESC_INDIRECT);
+    uint32_t len = d.len;
 
-    write_once(&elem->id, id);
-    write_once(&elem->len, len);
-    if (m->log)
-        virtq_log(m, m->used_gpa + (uint64_t)((uint8_t *)elem - (uint8_t *)m->used), sizeof(*elem));
+    *piece = (struct virtq_piece){.data = guest_mem_at(m->mem, d.addr, &len), .len = d.len, .gpa = d.addr};
+    return piece->data && len && len == d.len && flags == (write ? VIRTQ_DESC_WRITE : 0);
+}
+
+/* A short frame and its header lie in two cache lines at most. */
+static inline void prefetch_piece(const struct virtq_piece *piece, uint8_t header, bool write)
+{
+    const uint8_t *second = piece->data + (piece->len > header ? header : 0);
+
+    if (write) {
+        prefetch_for_write(piece->data);
+        prefetch_for_write(second);
+    } else {
+        __builtin_prefetch(piece->data);
+        __builtin_prefetch(second);
+    }
+}
+
+void virtq_look_ahead(const struct virtq_map *m, struct virtq_ahead *ahead, uint16_t at, bool write, uint16_t n)
+{
+    ahead->at = at;
+    ahead->n = n;
+    for (uint16_t i = 0; i < n; i++) {
+        ahead->look[i].head = virtq_head(m, (uint16_t)(at + i));
+        __builtin_prefetch(&m->desc[ahead->look[i].head & (m->size - 1)]);
+    }
+    for (uint16_t i = 0; i < n; i++) {
+        struct virtq_look *look = &ahead->look[i];
+
+        if (look->head >= 0 && is_one_piece(m, (uint16_t)look->head, write, &look->piece))
+            prefetch_piece(&look->piece, m->header, write);
+        else
+            look->piece.data = NULL;
+    }
+}
+
+void virtq_use(const struct virtq_map *m, uint16_t at, const struct virtq_used_elem *elem, uint16_t n)
+{
+    while (n) {
+        uint16_t first = at & (m->size - 1), part = m->size - first < n ? (uint16_t)(m->size - first) : n;
+        struct virtq_used_elem *to = &used_ring(m)[first];
+
+        memcpy(to, elem, part * sizeof(*to));
+        if (m->log)
+            virtq_log(m, m->used_gpa + (uint64_t)((uint8_t *)to - (uint8_t *)m->used), part * sizeof(*to));
+        elem += part;
+        at = (uint16_t)(at + part);
+        n = (uint16_t)(n - part);
+    }
 }
 
 bool virtq_publish(const struct virtq_map *m, uint16_t from, uint16_t to)

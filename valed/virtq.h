@@ -72,8 +72,34 @@ int virtq_head(const struct virtq_map *m, uint16_t at);
  */
 int virtq_walk(const struct virtq_map *m, uint16_t head, bool write, struct virtq_piece *piece, unsigned int max);
 
-/* Puts a used element at position `at` of the used ring. */
-void virtq_use(const struct virtq_map *m, uint16_t at, uint32_t id, uint32_t len);
+#define VIRTQ_AHEAD 32
+
+/* A chain as it was looked at. */
+struct virtq_look {
+    int head;                 /* as virtq_head() says */
+    struct virtq_piece piece; /* all of the chain; without data where it is not that simple, or wrong: to be walked */
+};
+
+/* What was looked at of the avail ring, from position `at` on. Begin with n = 0. */
+struct virtq_ahead {
+    uint16_t at, n;
+    struct virtq_look look[VIRTQ_AHEAD];
+};
+
+/* Looks at the next n chains, and has the beginnings of their buffers fetched into the cache. */
+void virtq_look_ahead(const struct virtq_map *m, struct virtq_ahead *ahead, uint16_t at, bool write, uint16_t n);
+
+/* The chain at position `at`, of which `left` (at least 1) are available. Looks ahead where it was not looked at yet. */
+static inline const struct virtq_look *virtq_look_at(const struct virtq_map *m, struct virtq_ahead *ahead, uint16_t at,
+                                                     bool write, uint16_t left)
+{
+    if ((uint16_t)(at - ahead->at) >= ahead->n)
+        virtq_look_ahead(m, ahead, at, write, left < VIRTQ_AHEAD ? left : VIRTQ_AHEAD);
+    return &ahead->look[(uint16_t)(at - ahead->at)];
+}
+
+/* Puts n used elements from position `at` of the used ring on. */
+void virtq_use(const struct virtq_map *m, uint16_t at, const struct virtq_used_elem *elem, uint16_t n);
 
 /* Publishes the used ring up to `to`, where it was at `from`. True when the guest wants to be called for it. */
 bool virtq_publish(const struct virtq_map *m, uint16_t from, uint16_t to);
