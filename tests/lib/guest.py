@@ -106,7 +106,8 @@ class Guest:
         identity.write_text(json.dumps(self._identity(len(netdevs))))
         manifest = json.loads((MICRO / "manifest.json").read_text())
         argv = [
-            str(qemu), *("-nodefaults", "-display", "none", "-no-reboot", "-m", MEMORY),
+            *(str(qemu), "-name", f"{name},debug-threads=on"),  # for those who count by thread
+            *("-nodefaults", "-display", "none", "-no-reboot", "-m", MEMORY),
             *("-machine", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "Nehalem"),
             *("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"),
             *("-kernel", str(MICRO / "vmlinuz"), "-initrd", str(MICRO / "initrd.img")),
