@@ -145,6 +145,8 @@ struct ring {
     unsigned int parked_at;
     uint64_t empty_since; /* microseconds; 0: it had frames in the last round */
     bool bulk;            /* the last batch was a large one */
+    uint64_t answers;     /* frames that had gone to the port when the last ones came from it */
+    uint64_t streak;      /* frames that came since that changed */
     unsigned int drain_rounds; /* rounds since it was asked to drain */
 
     /* On a switch that waits. */

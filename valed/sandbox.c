@@ -126,10 +126,7 @@ struct rule {
 /* The most frequent first, for kernels that do not cache the answers (before 5.11). */
 static const struct rule worker_rules[] = {
     ANY(write), ANY(read), ANY(writev), ANY(recvfrom), ANY(sendmsg), ANY(sendto), ANY(futex),
-#ifdef SYS_epoll_wait
-    ANY(epoll_wait),
-#endif
-    ANY(epoll_pwait), ANY(epoll_ctl), ANY(clock_gettime), ANY(shutdown),
+    ANY(epoll_pwait2), ANY(epoll_ctl), ANY(clock_gettime), ANY(shutdown),
     /* call.c; SIGBUS: guard.c. */
     ANY(timerfd_settime),
     EXACTLY(mmap, 3, GUARD_MMAP), ANY(rt_sigaction), ANY(rt_sigreturn), ANY(restart_syscall),

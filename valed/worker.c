@@ -18,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +26,9 @@
 #define BULK           64 /* frames in a batch: more will come soon */
 #define PATIENCE_BULK  50 /* microseconds that a ring is polled after its last frames: bulk */
 #define PATIENCE       4  /* and others: a guest needs the CPU more than we do. busy_poll raises both */
+#define STREAM         16 /* frames in a row, and none the other way: nobody waits for them */
+#define NAP            100 /* microseconds for which they may wait */
+#define AWAKE          2   /* frames that must come after a nap in vain before the next one */
 #define EPOLL_INTERVAL 50 /* microseconds */
 #define EVENTS_MAX     64
 #define WAKE_ID        UINT64_MAX
@@ -41,6 +45,7 @@ struct worker {
 
     struct ring **active;
     unsigned int active_count;
+    unsigned int napping; /* of these: rings that can wait until the end of a nap */
     struct ring **parked; /* rings that wait for room; at their position parked_at */
     unsigned int parked_count;
     _Atomic bool retry; /* somebody has made room */
@@ -143,10 +148,12 @@ static void read_mailbox(struct worker *w)
     }
 }
 
-static void read_events(struct worker *w, int timeout)
+/* timeout: microseconds, or -1. */
+static void read_events(struct worker *w, int64_t timeout)
 {
+    struct timespec ts = {.tv_sec = timeout / 1000000, .tv_nsec = timeout % 1000000 * 1000};
     struct epoll_event events[EVENTS_MAX];
-    int n = epoll_wait(w->epoll_fd, events, EVENTS_MAX, timeout);
+    int n = epoll_pwait2(w->epoll_fd, events, EVENTS_MAX, timeout < 0 ? NULL : &ts, NULL);
 
     if (timeout != 0) {
         /* Awake: from here on the control thread waits for us. The fence orders this before every look at a port. */
@@ -186,16 +193,42 @@ static bool serve(struct worker *w, struct ring *ring, uint64_t now)
     return seen;
 }
 
+/* Counts the frames that came since anything last went the other way: who waits for answers has few. */
+static void note_frames(struct ring *ring, unsigned int frames)
+{
+    uint64_t answers = atomic_load_explicit(&ring->port->counters.tx_frames, memory_order_relaxed);
+
+    ring->streak = answers == ring->answers ? ring->streak + frames : 0;
+    ring->answers = answers;
+    ring->bulk = frames >= BULK;
+    ring->empty_since = 0;
+}
+
+/* What comes in a stream, though slowly, is better fetched now and then than kicked for: no kicks until it ends. */
+static bool may_nap(struct ring *ring, uint64_t now)
+{
+    if (ring->role != RING_OF_CLIENT || ring->bulk || ring->streak < STREAM)
+        return false;
+    if (now - ring->empty_since < NAP)
+        return true;
+    ring->streak = STREAM - AWAKE;
+    return false;
+}
+
 /* A ring that has had nothing for a while goes to sleep. now: microseconds. */
 static void rest(struct worker *w, unsigned int i, uint64_t now)
 {
     struct ring *ring = w->active[i];
-    unsigned int patience = atomic_load_explicit(&busy_poll, memory_order_relaxed);
+    unsigned int busy = atomic_load_explicit(&busy_poll, memory_order_relaxed), patience = busy;
 
     if (patience < (ring->bulk ? PATIENCE_BULK : PATIENCE))
         patience = ring->bulk ? PATIENCE_BULK : PATIENCE;
     if (ring->empty_since == 0)
         ring->empty_since = now;
+    if (!busy && may_nap(ring, now)) {
+        w->napping++;
+        return;
+    }
     if (now - ring->empty_since < patience)
         return;
     if (ring->ops->want_kick(ring, true))
@@ -230,10 +263,10 @@ static void wait_for_room(struct worker *w, unsigned int i)
     park(w, ring);
 }
 
-/* How long the worker may sleep for its parked rings: milliseconds, at least 1; -1 for ever. */
-static int patience(const struct worker *w, uint64_t now)
+/* How long the worker may sleep: microseconds, at least 1; -1 for ever. */
+static int64_t patience(const struct worker *w, uint64_t now)
 {
-    uint64_t first = UINT64_MAX;
+    uint64_t first = w->napping ? now + NAP : UINT64_MAX;
 
     for (unsigned int i = 0; i < w->parked_count; i++) {
         uint64_t deadline = forward_deadline(w->parked[i]);
@@ -242,7 +275,7 @@ static int patience(const struct worker *w, uint64_t now)
     }
     if (first == UINT64_MAX)
         return -1;
-    return first <= now ? 1 : (int)((first - now + 999) / 1000);
+    return first <= now ? 1 : (int64_t)(first - now);
 }
 
 /* Tries those again that have waited for long enough, or all when there may be room. */
@@ -257,14 +290,13 @@ static void end_waits(struct worker *w, uint64_t now)
 
 static void serve_all(struct worker *w, uint64_t now)
 {
+    w->napping = 0;
     for (unsigned int i = w->active_count; i-- > 0;) {
         struct ring *ring = w->active[i];
         bool seen = serve(w, ring, now);
 
-        if (seen) {
-            ring->empty_since = 0;
-            ring->bulk = w->batch->frames >= BULK;
-        }
+        if (seen)
+            note_frames(ring, w->batch->frames);
         if (ring->draining)
             drain(w, i, !seen);
         else if (!seen)
@@ -288,18 +320,17 @@ static void *worker_main(void *arg)
     uint64_t last_epoll = 0;
 
     call_enter_thread(w->index);
+    prctl(PR_SET_TIMERSLACK, 1000ul); /* nanoseconds: a nap is no longer than it should be */
     if (!options.no_sandbox)
         sandbox_worker();
     pthread_barrier_wait(&all_started);
     while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
         uint64_t now = now_us();
 
-        if (w->active_count == 0) {
-            int timeout = patience(w, now);
-
+        if (w->active_count == w->napping) {
             atomic_fetch_add(&w->phase, 1); /* asleep: holding nothing */
             atomic_fetch_add_explicit(&w->sleeps, 1, memory_order_relaxed);
-            read_events(w, timeout);
+            read_events(w, patience(w, now));
             last_epoll = now = now_us();
             end_waits(w, now);
         } else if (now - last_epoll >= EPOLL_INTERVAL) {
