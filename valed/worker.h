@@ -8,6 +8,10 @@
  * EPOLL_INTERVAL microseconds, so that a ring that wakes up does not wait for the others. No ticks, and no timers but those of
  * delay lines that hold something (line.h).
  *
+ * NAPS  A ring from which frames come one by one, while none go to its port, is not waiting for answers. It stays on the list
+ * with kicks off, and when nothing but such rings is there the worker sleeps for NAP microseconds, or until another ring's kick.
+ * A nap in vain ends it: kicks on.
+ *
  * WAITING FOR ROOM  On a switch that waits, a ring whose first frame finds no room is parked: off the active list, woken by
  * who makes room (forward.h), or when the wait-limit is over, to drop.
  *
