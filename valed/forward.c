@@ -284,9 +284,9 @@ static void block(struct ring *ring, unsigned int out, uint64_t now)
 }
 
 /* Hands a run of n frames to one port. Returns how many of them are done with. */
-static unsigned int deliver_waiting(struct ring *ring, struct batch *b, unsigned int out, unsigned int n, uint64_t now)
+static unsigned int deliver_waiting(struct ring *ring, struct batch *b, struct port *port, unsigned int n,
+                                    uint64_t now)
 {
-    struct port *port = port_at(ring, out);
     unsigned int done;
 
     if (into_line(ring, port, b, n)) {
@@ -302,7 +302,7 @@ static unsigned int deliver_waiting(struct ring *ring, struct batch *b, unsigned
     }
     if (done == n)
         return n;
-    block(ring, out, now);
+    block(ring, port->index, now);
     if (!is_stalled(ring, port, now))
         return done;
     ring->blocked_on = BLOCKED_NONE;
@@ -330,6 +330,7 @@ static unsigned int forward_waiting(struct ring *ring, struct batch *b, struct l
 
     while (at < b->frames) {
         unsigned int n = next_run(ring, b, at, end, &out), done = n;
+        struct port *port;
 
         if (at || out != ring->blocked_on)
             ring->segments_passed = 0; /* that frame has gone another way */
@@ -340,10 +341,10 @@ static unsigned int forward_waiting(struct ring *ring, struct batch *b, struct l
             l->locked += n;
         } else if (out == ring->port->index) {
             l->self += n;
-        } else if (!port_at(ring, out)) {
+        } else if (!(port = port_at(ring, out))) {
             l->gone += n;
         } else {
-            done = deliver_waiting(ring, b, out, n, now);
+            done = deliver_waiting(ring, b, port, n, now);
         }
         at += done;
         if (done < n)
@@ -360,6 +361,9 @@ bool forward_want_room(struct ring *ring)
     if (!port || !port->ops->want_room)
         return true;
     atomic_fetch_or(&port->waiting, worker_bit(ring));
+    /* It may have left since, and have woken those that waited then. */
+    if (atomic_load(&ring->port->sw->ports[ring->blocked_on]) != port)
+        return true;
     return port->ops->want_room(port, ring->index, true);
 }
 
@@ -375,7 +379,7 @@ uint64_t forward_deadline(const struct ring *ring)
 
 void forward_room(struct port *port)
 {
-    if (atomic_load_explicit(&port->waiting, memory_order_relaxed) == 0)
+    if (atomic_load(&port->waiting) == 0)
         return;
     port->ops->want_room(port, 0, false);
     workers_retry(atomic_exchange(&port->waiting, 0));
@@ -407,7 +411,7 @@ static unsigned int finish_out(struct ring *ring, struct batch *b, uint64_t now)
     for (unsigned int i = 0; i < b->frames; i++)
         b->order[i] = (uint16_t)i;
     if (may_wait(ring))
-        return deliver_waiting(ring, b, ring->port->index, b->frames, now);
+        return deliver_waiting(ring, b, ring->port, b->frames, now);
     ring->blocked_on = BLOCKED_NONE;
     ring->segments_passed = 0;
     return transmit(ring, ring->port, b, b->frames, NULL);

@@ -95,13 +95,20 @@ static bool is_drained(const struct port *port)
     return true;
 }
 
-/* Whether a port may leave. Where all close, none does before all are drained: they may still send to each other. */
-static bool may_leave(const struct port *port)
+/* Whether all that came from a port is forwarded, what its delay lines held included. */
+static bool is_done(struct port *port)
 {
-    for (const struct port *other = closing_all ? draining : NULL; other; other = other->next_draining)
-        if (!is_drained(other))
-            return false;
-    return is_drained(port);
+    return is_drained(port) && impair_end(port);
+}
+
+/* Whether a port may leave. Where all close, none does before all are done: they may still send to each other. */
+static bool may_leave(struct port *port)
+{
+    bool done = true;
+
+    for (struct port *other = closing_all ? draining : NULL; other; other = other->next_draining)
+        done &= is_done(other); /* the lines of all begin to end */
+    return done && is_done(port);
 }
 
 static void port_free(void *arg)
@@ -134,7 +141,7 @@ bool port_reap(void)
     while (*link) {
         struct port *port = *link;
 
-        if (may_leave(port) && impair_end(port)) {
+        if (may_leave(port)) {
             *link = port->next_draining;
             unlink_port(port);
         } else {

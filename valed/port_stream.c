@@ -115,10 +115,8 @@ static void room_came(struct stream_port *sp)
 /* Says so to the control thread. */
 static void set_drained(struct peer *peer)
 {
-    uint64_t one = 1;
-
-    if (!atomic_exchange(&peer->drained, true) && write(workers_notice_fd(), &one, sizeof(one)) < 0)
-        log_warn("cannot wake the control thread: %s", strerror(errno));
+    if (!atomic_exchange(&peer->drained, true))
+        worker_notice();
 }
 
 static unsigned int stream_ingress(struct ring *ring, struct batch *b, unsigned int budget, bool *seen)

@@ -232,6 +232,7 @@ struct place {
 };
 
 struct run {
+    bool had_buffers; /* the guest had made some available */
     unsigned int frames;
     unsigned int pieces;
     struct vhost_lease *lease;
@@ -301,6 +302,7 @@ static void reserve(struct vhost_port *vp, struct vhost_rx *rx, const struct vir
     run->lease = NULL;
     pthread_mutex_lock(&rx->lock);
     left = virtq_available(m, rx->q.next_avail, &broken);
+    run->had_buffers = left != 0;
     rx->looked_at = (uint16_t)(rx->q.next_avail + left);
     count(&vp->port.counters.bad_head, broken);
     for (unsigned int k = 0; k < n; k++) {
@@ -420,16 +422,6 @@ static unsigned int deliver_run(struct vhost_port *vp, struct vhost_rx *rx, cons
     return run->frames;
 }
 
-static bool has_buffers(struct vhost_rx *rx, const struct virtq_map *m)
-{
-    bool broken, any;
-
-    pthread_mutex_lock(&rx->lock);
-    any = virtq_available(m, rx->q.next_avail, &broken) != 0;
-    pthread_mutex_unlock(&rx->lock);
-    return any;
-}
-
 /* The queue for frames of a sender's ring. The guest may use fewer than there are. */
 static struct vhost_rx *rx_of(struct vhost_port *vp, unsigned int queue)
 {
@@ -456,7 +448,7 @@ static unsigned int vhost_egress(struct port *port, unsigned int queue, const st
     while (done < n && step) {
         step = deliver_run(vp, rx, m, b, order + done, n - done, &bytes, &lost);
         done += step;
-        if (step == 0 && !m->mergeable && has_buffers(rx, m)) {
+        if (step == 0 && !m->mergeable && run_scratch.had_buffers) {
             too_large++;
             batch_undelivered(b, order[done]);
             done += step = 1;
@@ -479,11 +471,13 @@ static bool vhost_want_room(struct port *port, unsigned int queue, bool on)
         struct vhost_rx *rx = rx_of(vp, i);
         struct virtq_map *m = atomic_load_explicit(&rx->q.map, memory_order_acquire);
 
-        if (!m)
-            continue; /* it is down, and takes everything to drop it */
+        if (!m) {
+            moved = true; /* it is down, and takes everything to drop it */
+            continue;
+        }
         pthread_mutex_lock(&rx->lock);
         virtq_want_kick(m, rx->looked_at, on);
-        moved = virtq_available(m, rx->looked_at, &broken) != 0;
+        moved |= virtq_available(m, rx->looked_at, &broken) != 0;
         pthread_mutex_unlock(&rx->lock);
     }
     return on && moved;

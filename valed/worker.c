@@ -148,6 +148,15 @@ static void read_mailbox(struct worker *w)
     }
 }
 
+/*
+ * The state before the owner: a ring that is away may have become another worker's, or ours, since its event was fetched.
+ * Who gets it is told so by mail.
+ */
+static bool is_ours(const struct worker *w, const struct ring *ring)
+{
+    return atomic_load(&ring->state) != RING_AWAY && __atomic_load_n(&ring->worker, __ATOMIC_RELAXED) == w;
+}
+
 /* timeout: microseconds, or -1. */
 static void read_events(struct worker *w, int64_t timeout)
 {
@@ -161,18 +170,15 @@ static void read_events(struct worker *w, int64_t timeout)
         atomic_thread_fence(memory_order_seq_cst);
     }
     for (int i = 0; i < n; i++) {
-        struct ring *ring;
+        struct ring *ring = events[i].data.u64 == WAKE_ID ? NULL : atomic_load(&ring_table[events[i].data.u64]);
 
-        if (events[i].data.u64 == WAKE_ID)
+        if (!ring || !is_ours(w, ring))
             continue;
-        ring = atomic_load(&ring_table[events[i].data.u64]);
-        if (ring && __atomic_load_n(&ring->worker, __ATOMIC_RELAXED) == w) {
-            activate(w, ring);
-            if (ring->role != RING_OF_CLIENT)
-                continue; /* a line's timer */
-            count(&ring->port->counters.kicks, 1);
-            forward_room(ring->port);
-        }
+        activate(w, ring);
+        if (ring->role != RING_OF_CLIENT)
+            continue; /* a line's timer */
+        count(&ring->port->counters.kicks, 1);
+        forward_room(ring->port);
     }
 }
 
@@ -524,6 +530,7 @@ int worker_add_ring(struct ring *ring, const struct ring_ops *ops)
     if (err) {
         ring->kick_fd = fd;
         atomic_store(&ring_table[id], NULL);
+        ring->worker->rings--; /* only a ring that has been dealt can fail */
         ring->worker = NULL;
         return err;
     }
@@ -563,6 +570,7 @@ static void rewatch(struct ring *ring, int fd, struct worker *from, struct worke
 
     if (fd < 0)
         return;
+    atomic_thread_fence(memory_order_seq_cst); /* between the new owner and the wish: see worker_want_room() */
     if (fd == ring->kick_fd && __atomic_load_n(&ring->room_wanted, __ATOMIC_RELAXED))
         ev.events |= EPOLLOUT;
     epoll_ctl(from->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
@@ -592,12 +600,17 @@ int worker_set_kick(struct ring *ring, int fd)
 void worker_want_room(struct ring *ring, bool on)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET | (on ? EPOLLOUT : 0), .data.u64 = ring->id};
-    struct worker *w = __atomic_load_n(&ring->worker, __ATOMIC_RELAXED);
+    struct worker *w;
+    int err;
 
     __atomic_store_n(&ring->room_wanted, on, __ATOMIC_RELAXED);
-    /* The ring may be on its way out: then there is no room to wait for. */
-    if (w)
-        epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, __atomic_load_n(&ring->kick_fd, __ATOMIC_RELAXED), &ev);
+    /* The ring may be on its way out: then there is no room to wait for. Or it moves: then rewatch() sees the wish, or we
+     * see the new owner. */
+    do {
+        atomic_thread_fence(memory_order_seq_cst);
+        w = __atomic_load_n(&ring->worker, __ATOMIC_RELAXED);
+        err = w ? epoll_ctl(w->epoll_fd, EPOLL_CTL_MOD, __atomic_load_n(&ring->kick_fd, __ATOMIC_RELAXED), &ev) : 0;
+    } while (err < 0 && errno == ENOENT && w != __atomic_load_n(&ring->worker, __ATOMIC_RELAXED));
 }
 
 void worker_poke_ring(struct ring *ring)

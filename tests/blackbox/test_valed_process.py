@@ -259,6 +259,18 @@ def test_ports_stay_until_all_have_forwarded() -> None:
             assert port.drain() == sent[i - 1]
 
 
+def test_what_a_delay_line_holds_arrives_before_the_end(valed: Valed) -> None:
+    a, b = valed.open("vale1:a"), valed.open("vale1:b")
+    valed.qmp().execute("port-set", name="vale1:a", **{"in": {"delay": 20_000_000}})
+    sent = numbered(BROADCAST, station(1), 100)
+    a.send(sent)
+    a.flush()
+    assert b.drain() == []
+    valed.process.send_signal(signal.SIGTERM)
+    assert valed.wait() == 0
+    assert b.drain() == sent
+
+
 # -------------------------------------------------------------------------------------- idleness
 
 
