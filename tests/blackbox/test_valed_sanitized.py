@@ -24,6 +24,8 @@ def test_suite_on_a_sanitizer_build(name: str) -> None:
     valed = ROOT / "build" / name / "bin/valed"
     if not valed.exists():
         pytest.skip(f"no {valed}: run 'make sanitized'")
+    if valed.stat().st_mtime < max(p.stat().st_mtime for p in (ROOT / "valed").glob("*.[ch]")):
+        pytest.skip(f"{valed} is older than its sources: run 'make sanitized'")
     here = Path(__file__)
     suite = sorted(str(p) for p in here.parent.glob("test_valed_*.py") if p != here)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]
