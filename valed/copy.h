@@ -18,6 +18,12 @@ static inline void copy16(uint8_t *to, const uint8_t *from)
     memcpy(to, &w, 16);
 }
 
+static inline void copy32(uint8_t *to, const uint8_t *from)
+{
+    copy16(to, from);
+    copy16(to + 16, from + 16);
+}
+
 /* Has the cache line of p fetched, to be written to. Where the compiler may not assume the instruction, it would only read. */
 static inline void prefetch_for_write(const void *p)
 {
@@ -28,16 +34,19 @@ static inline void prefetch_for_write(const void *p)
 #endif
 }
 
-/* len bytes; the areas do not overlap. */
+/* len bytes; the areas do not overlap. Frames of 64 bytes and less without a loop: their ends overlap in the middle. */
 static inline void copy_bytes(uint8_t *to, const uint8_t *from, uint32_t len)
 {
-    if (len > 128 || len < 16) {
+    if (len > 128 || len < 32) {
         memcpy(to, from, len);
         return;
     }
-    for (uint32_t at = 0; at + 16 < len; at += 16)
-        copy16(to + at, from + at);
-    copy16(to + len - 16, from + len - 16);
+    if (len > 64) {
+        copy32(to + 32, from + 32);
+        copy32(to + len - 64, from + len - 64);
+    }
+    copy32(to, from);
+    copy32(to + len - 32, from + len - 32);
 }
 
 #endif

@@ -56,9 +56,9 @@ static inline struct addresses read_addresses(const struct batch *b, const struc
     return (struct addresses){.dst = lo & FDB_MAC_MASK, .src = hi};
 }
 
-static inline void append(struct lists *l, struct batch *b, unsigned int out, unsigned int i)
+/* Frame i begins or goes on with the list of its destination. */
+static void append(struct lists *l, struct batch *b, unsigned int out, unsigned int i)
 {
-    b->next[i] = END;
     if (l->used[out >> 6] & 1ull << (out & 63)) {
         b->next[l->tail[out]] = i;
     } else {
@@ -67,7 +67,6 @@ static inline void append(struct lists *l, struct batch *b, unsigned int out, un
         if (out != OUT_FLOOD)
             l->touched[l->touched_count++] = out;
     }
-    l->tail[out] = i;
 }
 
 /* The destination of one frame, by the ring's cache where nothing has changed. OUT_NONE: it may not be sent. */
@@ -104,19 +103,27 @@ static void first_pass(struct ring *ring, struct batch *b, struct lists *l)
 {
     struct vswitch *sw = ring->port->sw;
     bool p2p = atomic_load_explicit(&sw->p2p, memory_order_relaxed);
-    unsigned int self = ring->port->index;
+    unsigned int self = ring->port->index, before = OUT_NONE;
 
     for (unsigned int i = 0; i < b->frames; i++) {
         /* A link knows no addresses: what enters leaves at the other end. */
         unsigned int out = p2p ? OUT_FLOOD : classify(ring, &sw->fdb, read_addresses(b, &b->frame[i]));
 
+        b->next[i] = END;
         if (out == self || out == OUT_NONE) {
             l->self += out == self;
             l->locked += out == OUT_NONE;
+            before = OUT_NONE;
             continue;
         }
         l->flooded += out == OUT_FLOOD;
-        append(l, b, out, i);
+        /* Mostly frames come in runs with one destination. */
+        if (out == before)
+            b->next[i - 1] = (uint16_t)i;
+        else
+            append(l, b, out, i);
+        l->tail[out] = (uint16_t)i;
+        before = out;
     }
 }
 
@@ -125,6 +132,8 @@ static unsigned int merge(struct batch *b, uint16_t unicast, uint16_t flood)
 {
     unsigned int n = 0;
 
+    for (; flood == END && unicast != END; unicast = b->next[unicast])
+        b->order[n++] = unicast;
     while (unicast != END || flood != END) {
         if (unicast < flood) {
             b->order[n++] = unicast;

@@ -103,6 +103,28 @@ static inline uint32_t advance(uint32_t i, uint32_t by, uint32_t n)
     return i >= n ? i - n : i;
 }
 
+/* The buffers of a region, as a value: what a client may write to cannot be it. */
+struct buffers {
+    uint8_t *base;
+    uint32_t size;
+    uint32_t count;
+};
+
+static inline struct buffers buffers_of(const struct port *port)
+{
+    const struct region *region = &to_ring_port(port)->region;
+
+    return (struct buffers){.base = region->bufs, .size = region->buf_size, .count = region->buf_count};
+}
+
+/* A buffer, or NULL when the client put nonsense into its slot. */
+static inline uint8_t *buffer_at(struct buffers buffers, uint32_t index)
+{
+    if (index < 2 || index >= buffers.count)
+        return NULL;
+    return buffers.base + (size_t)index * buffers.size;
+}
+
 /* Wakes the client once per arming. The pipe is ours: full means that a call is on its way already. */
 static void call_client(struct ring_port *rp, enum vale_fd which, const struct vale_ring_ctl *ctl, uint32_t *called)
 {
@@ -134,16 +156,15 @@ static uint32_t tx_published(struct tx_ring *tx)
 /*
  * Views one slot as the next segment of the batch. Returns the slot's flags, or -1 when the slot is not acceptable.
  */
-static inline int view_slot(const struct region *region, struct netmap_slot *slot, struct segment *seg)
+static inline int view_slot(struct buffers buffers, struct netmap_slot *slot, struct segment *seg)
 {
     uint64_t word = read_once((uint64_t *)slot); /* buf_idx, len and flags, read together */
-    uint32_t index = (uint32_t)word;
     uint16_t len = (uint16_t)(word >> 32), flags = (uint16_t)(word >> 48);
+    const uint8_t *data = buffer_at(buffers, (uint32_t)word);
 
-    if (index < 2 || index >= region->buf_count || len > region->buf_size || (flags & NS_INDIRECT))
+    if (!data || len > buffers.size || (flags & NS_INDIRECT))
         return -1;
-    seg->data = region->bufs + (size_t)index * region->buf_size;
-    seg->len = len;
+    *seg = (struct segment){.data = data, .len = len};
     __builtin_prefetch(seg->data);
     return flags;
 }
@@ -174,10 +195,10 @@ static unsigned int take_header(struct batch *b, uint32_t len)
  * Views the frame that begins at slot i, at most `slots` slots, behind its header. Returns the slots it takes; *drop is the
  * reason why it cannot be forwarded, or DROP_REASONS.
  */
-static inline __attribute__((always_inline)) uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t i,
-                                                                 uint32_t slots, uint32_t header, unsigned int *drop)
+static uint32_t view_frame(struct tx_ring *tx, struct batch *b, uint32_t i, uint32_t slots, uint32_t header,
+                           unsigned int *drop)
 {
-    const struct region *region = &to_ring_port(tx->ring.port)->region;
+    struct buffers buffers = buffers_of(tx->ring.port);
     struct frame *frame = &b->frame[b->frames];
     uint32_t used = 0, len = 0, first = b->segs;
     int flags;
@@ -186,7 +207,7 @@ static inline __attribute__((always_inline)) uint32_t view_frame(struct tx_ring 
     do {
         struct segment seg = {0};
 
-        flags = view_slot(region, &tx->slot[i], &seg);
+        flags = view_slot(buffers, &tx->slot[i], &seg);
         if (flags < 0) {
             *drop = DROP_BAD_SLOT;
             flags = read_once(&tx->slot[i].flags);
@@ -215,16 +236,31 @@ static inline __attribute__((always_inline)) uint32_t view_frame(struct tx_ring 
     return used;
 }
 
-/* Views frames in up to `left` slots. Always inlined: for ports without header all that is for it vanishes. */
-static inline __attribute__((always_inline)) void view_frames(struct tx_ring *tx, struct batch *b, unsigned int budget,
-                                                              uint32_t left, uint32_t header)
+/* The same for what nearly all frames are: good, in one slot, without header. False, and nothing done, when it is not. */
+static inline bool view_simple(struct buffers buffers, struct netmap_slot *slot, struct batch *b)
+{
+    struct segment *seg = &b->seg[b->segs];
+    int flags = view_slot(buffers, slot, seg);
+
+    if (flags < 0 || (flags & NS_MOREFRAG) || seg->len < FRAME_LEN_MIN)
+        return false;
+    b->frame[b->frames] = (struct frame){.first = b->segs++, .segs = 1, .len = (uint16_t)seg->len};
+    return true;
+}
+
+/* Views frames in up to `left` slots. */
+static void view_frames(struct tx_ring *tx, struct batch *b, unsigned int budget, uint32_t left, uint32_t header)
 {
     struct port_counters *c = &tx->ring.port->counters;
+    struct buffers buffers = buffers_of(tx->ring.port);
     uint32_t i = tx->begin = tx->hwcur;
 
     for (unsigned int n = 0; left && n < budget && b->segs < BATCH_MAX; n++) {
-        unsigned int drop;
-        uint32_t used = view_frame(tx, b, i, left, header, &drop);
+        unsigned int drop = DROP_REASONS;
+        uint32_t used = 1;
+
+        if (header || !view_simple(buffers, &tx->slot[i], b))
+            used = view_frame(tx, b, i, left, header, &drop);
 
         if (drop != DROP_REASONS && b->frames)
             break;
@@ -249,10 +285,7 @@ static unsigned int ring_ingress(struct ring *ring, struct batch *b, unsigned in
     uint32_t header = atomic_load_explicit(&to_ring_port(ring->port)->header, memory_order_relaxed);
 
     *seen = left != 0;
-    if (header)
-        view_frames(tx, b, budget, left, header);
-    else
-        view_frames(tx, b, budget, left, 0);
+    view_frames(tx, b, budget, left, header);
     return b->frames;
 }
 
@@ -357,16 +390,6 @@ static void rx_publish(struct ring_port *rp, struct rx_ring *rx, struct lease *l
     pthread_mutex_unlock(&rx->lock);
 }
 
-/* The buffer of an RX slot, or NULL when the client put nonsense there. */
-static inline uint8_t *rx_buffer(const struct region *region, const struct netmap_slot *slot)
-{
-    uint32_t index = read_once(&slot->buf_idx);
-
-    if (index < 2 || index >= region->buf_count)
-        return NULL;
-    return region->bufs + (size_t)index * region->buf_size;
-}
-
 static inline void fill_slot(struct netmap_slot *slot, uint32_t len, uint32_t flags)
 {
     write_once((uint32_t *)&slot->len, len | flags << 16);
@@ -376,19 +399,19 @@ static inline void fill_slot(struct netmap_slot *slot, uint32_t len, uint32_t fl
  * The rare frame: several segments, several slots, or a header of that length before it. All its slots get these flags.
  * Returns the slots filled; *good is false if one had no buffer.
  */
-static uint32_t copy_long(const struct region *region, struct rx_ring *rx, uint32_t at, const struct batch *b,
+static uint32_t copy_long(struct buffers buffers, struct rx_ring *rx, uint32_t at, const struct batch *b,
                           unsigned int index, uint32_t header_len, uint32_t flags, bool *good)
 {
     const struct frame *f = &b->frame[index];
     const struct segment *next = &b->seg[f->first];
     uint8_t header[NET_HEADER_MAX];
     struct segment now = {.data = header, .len = header_len};
-    uint32_t left = header_len + f->len, slots = slots_for(left, region->buf_size);
+    uint32_t left = header_len + f->len, slots = slots_for(left, buffers.size);
 
     offload_write(b, index, header);
     for (uint32_t k = 0; k < slots; k++, at = advance(at, 1, rx->slots)) {
-        uint8_t *to = rx_buffer(region, &rx->slot[at]);
-        uint32_t len = left < region->buf_size ? left : region->buf_size;
+        uint8_t *to = buffer_at(buffers, read_once(&rx->slot[at].buf_idx));
+        uint32_t len = left < buffers.size ? left : buffers.size;
 
         left -= len;
         *good = *good && to;
@@ -418,51 +441,68 @@ static void empty_run(struct rx_ring *rx, const struct run *run)
         fill_slot(&rx->slot[at], 0, 1 << NS_PORT_SHIFT);
 }
 
+struct copied {
+    uint64_t bytes;
+    unsigned int bad; /* frames that a slot without buffer has spoiled */
+};
+
+/* Fills the run with its frames. */
+static struct copied copy_frames(struct ring_port *rp, struct rx_ring *rx, const struct run *run, const struct batch *b,
+                                 const uint16_t *order, uint32_t header, uint32_t flags)
+{
+    struct buffers buffers = buffers_of(&rp->port);
+    struct netmap_slot *slot = rx->slot;
+    uint32_t at = run->first, slots = rx->slots;
+    uint32_t short_max = header ? 0 : buffers.size; /* what one plain copy does */
+    struct copied copied = {0};
+
+    for (unsigned int k = 0; k < run->frames; k++) {
+        const struct frame *f = &b->frame[order[k]];
+        uint32_t len = f->len;
+        bool good = true;
+
+        if (f->segs == 1 && len <= short_max) {
+            uint8_t *to = buffer_at(buffers, read_once(&slot[at].buf_idx));
+
+            good = to != NULL;
+            if (to)
+                copy_bytes(to, b->seg[f->first].data, len);
+            fill_slot(&slot[at], to ? len : 0, flags | 1 << NS_PORT_SHIFT);
+            at = advance(at, 1, slots);
+        } else {
+            at = advance(at, copy_long(buffers, rx, at, b, order[k], header, flags, &good), slots);
+        }
+        if (!good)
+            batch_undelivered(b, order[k]);
+        copied.bad += !good;
+        copied.bytes += good ? len : 0;
+    }
+    return copied;
+}
+
 unsigned int ring_port_egress(struct port *port, unsigned int queue, const struct batch *b, const uint16_t *order,
                               unsigned int n, uint32_t flags)
 {
     struct ring_port *rp = to_ring_port(port);
-    const struct region *region = &rp->region;
-    struct rx_ring *rx = &rp->rx[queue % region->config.rx_rings];
+    struct rx_ring *rx = &rp->rx[queue % rp->region.config.rx_rings];
     struct port_counters *c = &port->counters;
     uint32_t header = atomic_load_explicit(&rp->header, memory_order_relaxed);
-    uint32_t short_max = header ? 0 : region->buf_size; /* what one plain copy does */
     struct run run = rx_reserve(rp, rx, b, order, n, header);
-    uint32_t at = run.first;
-    uint64_t bytes = 0, bad = 0, lost = 0;
+    struct copied copied = copy_frames(rp, rx, &run, b, order, header, flags);
+    uint64_t lost = 0;
 
-    for (unsigned int k = 0; k < run.frames; k++) {
-        const struct frame *f = &b->frame[order[k]];
-        bool good = true;
-
-        if (f->segs == 1 && f->len <= short_max) {
-            uint8_t *to = rx_buffer(region, &rx->slot[at]);
-
-            good = to != NULL;
-            if (to)
-                copy_bytes(to, b->seg[f->first].data, f->len);
-            fill_slot(&rx->slot[at], to ? f->len : 0, flags | 1 << NS_PORT_SHIFT);
-            at = advance(at, 1, rx->slots);
-        } else {
-            at = advance(at, copy_long(region, rx, at, b, order[k], header, flags, &good), rx->slots);
-        }
-        if (!good)
-            batch_undelivered(b, order[k]);
-        bad += !good;
-        bytes += good ? f->len : 0;
-    }
     if (run.lease && batch_is_dead(b)) {
         empty_run(rx, &run);
         batch_undelivered_all(b, order, run.frames);
-        lost = run.frames - bad;
-        bytes = 0;
+        lost = run.frames - copied.bad;
+        copied.bytes = 0;
     }
     if (run.lease)
         rx_publish(rp, rx, run.lease);
-    count(&c->tx_frames, run.frames - bad - lost);
+    count(&c->tx_frames, run.frames - copied.bad - lost);
     count(&c->tx_dropped[DROP_PEER_MEMORY], lost);
-    count(&c->tx_bytes, bytes);
-    count(&c->tx_dropped[DROP_BAD_SLOT], bad);
+    count(&c->tx_bytes, copied.bytes);
+    count(&c->tx_dropped[DROP_BAD_SLOT], copied.bad);
     return run.frames;
 }
 

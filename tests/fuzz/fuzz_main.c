@@ -14,7 +14,7 @@ int valed_main(int argc, char **argv);
 #include <sys/mman.h>
 #include <sys/un.h>
 
-#define TURNS_MAX 4000
+#define TURNS_MAX (2 * VALE_MAX_SLOTS) /* a source without end is drained of that many frames, in batches of one at the least */
 
 static const struct options defaults = {.workers = 2, .bridge_batch = 64, .max_bridges = 16, .ready_fd = -1};
 static int first_free_fd;
