@@ -2,9 +2,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Throughput of the switch on this host: vale-pktgen to vale-pktgen through a valed of its own.
 
-Each trial measures the switch and, right after it and on the same CPU, a bare memcpy loop over
-buffers of the same geometry (bench/memcpy.c). Their ratio says how much of what the machine can
-do the switch delivers. valed's worker has the first CPU of those allowed, the sender the last,
+Each trial measures the switch and, right after it and on the same CPU, a bare memcpy loop
+(bench/memcpy.c) in three forms, and divides by them:
+
+    loop      over buffers as valed's ports have them, 2112 bytes each
+    2 KiB     over buffers of netmap's own size, whose beginnings share few sets of the cache
+    shared    over ours, each frame written and read by the sender's CPU, as a switch's frames are
+
+valed's worker has the first CPU of those allowed, the sender the last,
 the receiver one between where there is one. Other load disturbs: a trial waits for a quiet
 machine, though not for ever, and says how busy it was before.
 
@@ -33,6 +38,8 @@ PKTGEN = BUILD / "bin" / "vale-pktgen"
 MEMCPY = BUILD / "bench" / "memcpy"
 REPORT = BUILD / "bench" / "host.json"
 LENGTHS = (60, 1514)
+BUFFER = 2112  # bytes, as valed/region.c makes them
+NETMAP_BUFFER = 2048
 TIMEOUT = 60
 QUIET = 0.1  # at most so much of all CPUs in use before a trial
 PATIENCE = 15.0  # seconds to wait for that
@@ -56,13 +63,18 @@ class Trial:
     received: int
     pps: float
     bps: float
-    memcpy_pps: float
+    loop_pps: float
+    netmap_pps: float  # the loop over buffers of netmap's size
+    shared_pps: float
     busy_before: float
 
-    @property
-    def ratio(self) -> float:
-        """The switch's frames per second, as a part of the bare loop's."""
-        return self.pps / self.memcpy_pps
+    def ratios(self) -> dict[str, float]:
+        """The switch's frames per second, as a part of those of each loop."""
+        return {
+            "ratio": self.pps / self.loop_pps,
+            "ratio_netmap": self.pps / self.netmap_pps,
+            "ratio_shared": self.pps / self.shared_pps,
+        }
 
 
 def choose_cpus() -> Cpus:
@@ -78,7 +90,7 @@ def fail(message: str, code: int) -> None:
 def compile_memcpy() -> None:
     MEMCPY.parent.mkdir(parents=True, exist_ok=True)
     source = ROOT / "bench" / "memcpy.c"
-    subprocess.run(["gcc", "-O2", "-o", str(MEMCPY), str(source)], check=True)
+    subprocess.run(["gcc", "-O2", "-pthread", "-o", str(MEMCPY), str(source)], check=True)
 
 
 @contextlib.contextmanager
@@ -142,14 +154,21 @@ def run_trial(length: int, seconds: float, cpus: Cpus, env: dict[str, str]) -> T
     tx_options = ["-i", "vale1:a", "-l", str(length), "--seconds", str(seconds)]
     sent = finish(start(cpus.tx, [*pktgen, "tx", *tx_options], env))
     received = finish(rx)
-    bare = finish(start(cpus.valed, [str(MEMCPY), str(length), str(seconds / 2)], env))
+
+    def bare(size: int, *shared_with: int) -> float:
+        words = [length, seconds / 2, size, *shared_with]
+        argv = [str(MEMCPY), *map(str, words)]
+        return float(finish(start(cpus.valed, argv, env))["pps"])
+
     return Trial(
         length=length,
         sent=sent["packets"],
         received=received["packets"],
         pps=received["pps"],
         bps=received["bps"],
-        memcpy_pps=bare["pps"],
+        loop_pps=bare(BUFFER),
+        netmap_pps=bare(NETMAP_BUFFER),
+        shared_pps=bare(BUFFER, cpus.tx),
         busy_before=round(busy, 3),
     )
 
@@ -174,14 +193,17 @@ def machine(cpus: Cpus) -> dict[str, Any]:
 
 def print_row(trials: list[Trial]) -> None:
     def median(name: str) -> float:
-        return float(statistics.median(getattr(t, name) for t in trials))
+        rows = [asdict(t) | t.ratios() for t in trials]
+        return float(statistics.median(row[name] for row in rows))
 
     lost = 1 - sum(t.received for t in trials) / sum(t.sent for t in trials)
     best = max(t.pps for t in trials)
     print(
         f"{trials[0].length:>6} {median('pps') / 1e6:>10.2f} {best / 1e6:>10.2f}"
-        f" {median('bps') / 1e9:>10.2f} {lost:>8.2%} {median('memcpy_pps') / 1e6:>12.1f}"
-        f" {median('ratio'):>8.2f}"
+        f" {median('bps') / 1e9:>8.1f} {lost:>7.2%}"
+        f" {median('loop_pps') / 1e6:>7.1f} {median('ratio'):>6.2f}"
+        f" {median('netmap_pps') / 1e6:>7.1f} {median('ratio_netmap'):>6.2f}"
+        f" {median('shared_pps') / 1e6:>7.1f} {median('ratio_shared'):>6.2f}"
     )
 
 
@@ -198,8 +220,8 @@ def main() -> None:
     print(f"{where['cpu']}, {where['cpus']} CPUs, Linux {where['kernel']}; valed with one worker")
     print(f"load before: {where['load_before']:.2f}; {options.trials} trials per length, medians")
     print(
-        f"\n{'bytes':>6} {'Mpps':>10} {'best Mpps':>10} {'Gbit/s':>10} {'lost':>8}"
-        f" {'memcpy Mpps':>12} {'ratio':>8}"
+        f"\n{'bytes':>6} {'Mpps':>10} {'best Mpps':>10} {'Gbit/s':>8} {'lost':>7}"
+        f" {'loop':>7} {'ratio':>6} {'2 KiB':>7} {'ratio':>6} {'shared':>7} {'ratio':>6}"
     )
     trials: list[Trial] = []
     with switch(cpus) as env:
@@ -207,7 +229,7 @@ def main() -> None:
             row = [run_trial(length, options.seconds, cpus, env) for _ in range(options.trials)]
             print_row(row)
             trials += row
-    report = {"machine": where, "trials": [asdict(t) | {"ratio": t.ratio} for t in trials]}
+    report = {"machine": where, "trials": [asdict(t) | t.ratios() for t in trials]}
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\nEvery trial: {REPORT.relative_to(ROOT)}")
 
