@@ -44,7 +44,8 @@ venv: deps            ## install valemgr and what tests need into build/venv
 test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
-test-all: deps-test all sanitized $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, and a newer QEMU
+test-all: deps-test all sanitized $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
+	@./deps.sh packages-bench.txt
 	$(PYTEST) tests
 	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
 		tests/blackbox/test_valed_siege.py tests/blackbox/test_valed_floods.py
