@@ -16,7 +16,11 @@ from valemgr.deadline import Deadline
 from valemgr.errors import SshError, WaitTimeoutError
 from valemgr.ssh import SshSession, SshTarget
 
-pytestmark = pytest.mark.unit
+pytestmark = [
+    pytest.mark.unit,
+    # Tests hang up on the server while its threads write: they die of it, as they should.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 
 class Door(paramiko.ServerInterface):
