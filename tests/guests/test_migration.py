@@ -13,6 +13,7 @@ numbered stream. The rings move with the memory, so not one frame may be missing
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import subprocess
@@ -84,11 +85,11 @@ class Peer:
             self.frames += self.port.drain()
 
     def sequence(self) -> list[int]:
-        """The numbers that vale-udp-send gave its datagrams (guest-tests/vale_udp.h)."""
+        """The numbers that vale-udp-send gave its datagrams, end markers aside (vale_udp.h)."""
         return [
             int.from_bytes(frame[50:58], "big")
             for frame in self.frames
-            if frame[:6] == US and frame[42:44] == b"VA"
+            if frame[:6] == US and frame[42:46] == b"VA\0\0"
         ]
 
     def rarps(self) -> int:
@@ -235,6 +236,7 @@ def test_live_migration(lab: Lab, tmp_path: Path) -> None:
         assert peer.rarps() >= 2
     else:
         sequence = peer.sequence()
-        assert sequence == list(range(len(sequence)))
+        steps = [(a, b) for a, b in itertools.pairwise([-1, *sequence]) if b != a + 1]
+        assert not steps, f"from the guest, a number and the next: {steps}"
         assert len(sequence) > 1000
         assert peer.rarps() == 0
