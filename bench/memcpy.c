@@ -27,7 +27,7 @@
 
 static char *from, *to;
 static size_t length, buf_size;
-static _Atomic uint64_t turn; /* halves that have changed hands; ours on even, the other thread's on odd */
+static _Atomic uint64_t turn; /* times that the halves have changed hands: half turn % 2 is being copied, the other thread has the other */
 static _Atomic uint64_t done;
 static _Atomic uint64_t sink;
 
