@@ -1,203 +1,37 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Our netdev backend in a real QEMU, without a guest.
-
-A hub joins the backend to a ``dgram`` netdev, whose other end is a socket of the test::
-
-    test --dgram-- hub --netmap-- vale1:a  valed  vale1:b --netmap-- hub --dgram-- test
-
-A NIC model behind the backend must not see frames of less than 60 bytes; a hub may hide a NIC
-model, so the backend pads toward it, and that is what arrives here for shorter ones.
-"""
+"""Our netdev backend in a real QEMU, without a guest: see lib/backend.py."""
 
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
-import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from qemu.qmp import QMPClient
 
+from lib.backend import (
+    ETH_ZLEN,
+    MARKS,
+    NO_GUEST,
+    ROOT,
+    SECONDS,
+    Hub,
+    Switch,
+    clean_env,
+    cpu_ticks,
+    ended,
+    frame,
+    hub,
+    qemu,
+    refused,
+    resources,
+    running,
+)
 from lib.qmp import Qmp
 from lib.valed import eventually
 
-ROOT = Path(__file__).parents[2]
-QEMU = Path(os.environ.get("VALE_QEMU", ROOT / "build/bin/qemu-system-x86_64-vale"))
-VALED = Path(os.environ.get("VALED", ROOT / "build/bin/valed"))
-
-NO_GUEST = ("-machine", "none", "-nodefaults", "-display", "none")
-ETH_ZLEN = 60
-SECONDS = 10
-
-pytestmark = [
-    pytest.mark.blackbox,
-    pytest.mark.skipif(not QEMU.exists(), reason=f"no {QEMU}: run 'make qemu'"),
-    pytest.mark.skipif(not VALED.exists(), reason=f"no {VALED}: run 'make'"),
-]
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A valed of this test, and the environment in which programs find it."""
-
-    rundir: Path
-    process: asyncio.subprocess.Process
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment for its clients."""
-        return clean_env(self.rundir)
-
-
-def clean_env(rundir: Path) -> dict[str, str]:
-    """The environment without a switch that happens to run on this machine."""
-    kept = {name: value for name, value in os.environ.items() if name != "VALE_DEV"}
-    return kept | {"VALE_RUNDIR": str(rundir)}
-
-
-async def ended(process: asyncio.subprocess.Process) -> None:
-    """End a process of ours that may be stopped, and reap it."""
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
-
-
-@pytest.fixture
-def short_path() -> Any:
-    """A directory whose sockets fit sun_path."""
-    with tempfile.TemporaryDirectory(prefix="vale-") as name:
-        yield Path(name)
-
-
-@contextlib.asynccontextmanager
-async def running(rundir: Path) -> AsyncIterator[Switch]:
-    """A valed there."""
-    ready, ready_w = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        VALED, "--rundir", rundir, "--ready-fd", str(ready_w), pass_fds=[ready_w]
-    )
-    os.close(ready_w)
-    try:
-        async with asyncio.timeout(SECONDS):
-            assert await asyncio.to_thread(os.read, ready, 1), "valed did not become ready"
-        yield Switch(rundir, process)
-    finally:
-        os.close(ready)
-        await ended(process)
-
-
-@pytest.fixture
-async def switch(short_path: Path) -> AsyncIterator[Switch]:
-    rundir = short_path / "run"
-    rundir.mkdir(mode=0o700)
-    async with running(rundir) as made:
-        yield made
-
-
-@dataclass(frozen=True)
-class Qemu:
-    """A QEMU without a guest that answers on QMP."""
-
-    process: asyncio.subprocess.Process
-    qmp: QMPClient
-    log: Path
-
-    async def info(self) -> dict[str, str]:
-        """What ``info network`` says of the backend; it may be 100 ms old, so ask after that."""
-        await asyncio.sleep(0.15)
-        arguments = {"command-line": "info network"}
-        text = str(await self.qmp.execute("human-monitor-command", arguments))
-        line = next(line for line in text.splitlines() if "type=netmap" in line)
-        return dict(re.findall(r"(\w+)=([^,]*)", line))
-
-
-@contextlib.asynccontextmanager
-async def qemu(directory: Path, name: str, env: dict[str, str], *argv: str) -> AsyncIterator[Qemu]:
-    """Run QEMU until it answers on QMP."""
-    qmp = QMPClient(name)
-    path, log = directory / f"{name}.qmp", directory / f"{name}.log"
-    await qmp.start_server(str(path))
-    command = [str(QEMU), *argv, "-qmp", f"unix:{path}"]
-    with log.open("wb") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *command, env=env, stdin=asyncio.subprocess.DEVNULL, stderr=stderr
-        )
-    try:
-        async with asyncio.timeout(SECONDS):
-            await qmp.accept()
-        yield Qemu(process, qmp, log)
-    finally:
-        await ended(process)
-        with contextlib.suppress(Exception):
-            await qmp.disconnect()
-
-
-async def refused(env: dict[str, str], *argv: str) -> str:
-    """Run a QEMU that must not start; the one line that it says."""
-    process = await asyncio.create_subprocess_exec(
-        QEMU, *NO_GUEST, *argv, env=env, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            stderr = (await process.communicate())[1].decode()
-    finally:
-        await ended(process)
-    assert process.returncode == 1, stderr
-    assert stderr.count("\n") == 1, stderr
-    return stderr
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A QEMU whose backend is joined to our end of a dgram netdev."""
-
-    qemu: Qemu
-    end: socket.socket
-
-    async def send(self, frame: bytes) -> None:
-        """Hand one frame in; waits while QEMU does not read."""
-        async with asyncio.timeout(SECONDS):
-            await asyncio.get_running_loop().sock_sendall(self.end, frame)
-
-    async def receive(self) -> bytes:
-        """The next frame that comes out."""
-        async with asyncio.timeout(SECONDS):
-            return await asyncio.get_running_loop().sock_recv(self.end, 1 << 17)
-
-    async def receive_many(self, count: int) -> list[bytes]:
-        """The next frames that come out."""
-        return [await self.receive() for _ in range(count)]
-
-
-@contextlib.asynccontextmanager
-async def hub(directory: Path, env: dict[str, str], ifname: str) -> AsyncIterator[Hub]:
-    """A hub that joins the port to a dgram netdev."""
-    name = ifname.replace(":", "-")
-    ours, theirs = directory / f"{name}.test", directory / f"{name}.qemu"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-        end.setblocking(False)
-        end.bind(str(ours))
-        dgram = f"local.type=unix,local.path={theirs},remote.type=unix,remote.path={ours}"
-        argv = [*NO_GUEST, "-netdev", f"netmap,id=n,ifname={ifname}"]
-        argv += ["-netdev", f"dgram,id=d,{dgram}"]
-        argv += ["-netdev", "hubport,id=h0,hubid=0,netdev=n"]
-        argv += ["-netdev", "hubport,id=h1,hubid=0,netdev=d"]
-        async with qemu(directory, name, env, *argv) as process:
-            end.connect(str(theirs))
-            yield Hub(process, end)
-
-
-def frame(size: int, number: int = 0, source: int = 1) -> bytes:
-    """A broadcast frame of a size, different for every number."""
-    header = b"\xff" * 6 + bytes([2, 0, 0, 0, 0, source]) + b"\x88\xb5"
-    body = number.to_bytes(4, "big") + bytes((number + i) & 0xFF for i in range(size))
-    return (header + body)[:size]
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("size", [14, 59, 60, 64, 1514, 2047, 2048, 2049, 4096, 9018, 32768, 65535])
@@ -269,7 +103,7 @@ async def test_switch_that_dies_takes_the_link_not_qemu(short_path: Path, switch
         await asyncio.sleep(0.5)
         assert cpu_ticks(a.qemu.process.pid) - before < 0.1 * os.sysconf("SC_CLK_TCK")
         assert await a.qemu.qmp.execute("query-status")
-        warnings = [line for line in a.qemu.log.read_text().splitlines() if "hub 0" not in line]
+        warnings = [line for line in a.qemu.said().splitlines() if "hub 0" not in line]
         assert len(warnings) == 1
         assert "netdev n: the switch of vale1:a is gone" in warnings[0]
 
@@ -307,7 +141,7 @@ async def test_switch_that_is_restarted_is_used_again(short_path: Path, switch: 
                 print(f"forwarding after {asyncio.get_running_loop().time() - began:.3f} s")
                 await arrives(b, a, 200 + number)
         assert [len(os.listdir(f"/proc/{h.qemu.process.pid}/fd")) for h in hubs] == fds  # noqa: PTH208
-        log = a.qemu.log.read_text()
+        log = a.qemu.said()
         assert log.count("netdev n: the switch of vale1:a is gone") == 3
         assert log.count("netdev n: the switch of vale1:a is back") == 3
         assert (await a.qemu.info())["provider"] == "user"
@@ -339,12 +173,6 @@ async def test_frames_published_before_a_stop_of_the_switch_are_not_lost(
         assert set(await b.receive_many(100)) == {frame(3000, n) for n in range(100)}
 
 
-def cpu_ticks(pid: int) -> int:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
 async def test_netdevs_come_and_go_without_a_trace(short_path: Path, switch: Switch) -> None:
     async with qemu(short_path, "q", switch.env, *NO_GUEST) as process:
         netdev = {"type": "netmap", "id": "n", "ifname": "vale1:a"}
@@ -353,13 +181,7 @@ async def test_netdevs_come_and_go_without_a_trace(short_path: Path, switch: Swi
             await process.qmp.execute("netdev_add", netdev)
             await process.qmp.execute("netdev_del", {"id": "n"})
         assert resources(process.process.pid) == before
-        assert process.log.read_text() == ""
-
-
-def resources(pid: int) -> tuple[int, int]:
-    """Open descriptors of a process, and its mappings of port memory."""
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps.count("memfd:")
+        assert process.said() == ""
 
 
 async def test_idle_costs_no_cpu(short_path: Path, switch: Switch) -> None:
@@ -441,7 +263,7 @@ async def test_the_words_of_the_manual_page(short_path: Path, switch: Switch) ->
         short_path, "nic", switch.env, *argv, "netmap,ifname=vale1:a", "-accel", "tcg"
     ) as guest:
         assert (await guest.info())["ifname"] == "vale1:a"
-        assert guest.log.read_text() == ""
+        assert guest.said() == ""
 
 
 async def test_sources_pass_qemus_own_style_check() -> None:
