@@ -40,6 +40,12 @@
  * rings have no room. NR_ZCOPY_MON changes nothing. Errors: EINVAL no such port or switch; EPERM the peer may not see others'
  * frames; ENOMEM 16 monitors on that switch. PORT_HDR_SET on this connection means the monitor. It hangs up with its port.
  *
+ * OFFLOADS
+ *
+ * A port with a virtio-net header gets frames whose checksum or segmentation their sender left undone. Of what kinds, its
+ * PORT_HDR_SET says in pad1, which netmap leaves unused: VALE_ACCEPT_GIVEN and a set of enum vale_accept. Of the others, and
+ * of all without VALE_ACCEPT_CSUM, valed does the work. Without VALE_ACCEPT_GIVEN: all but USO, as netmap's kernel module has it.
+ *
  * COMING BACK
  *
  * The region outlives valed, since the client has it mapped. When valed has been restarted, the client connects anew and sends
@@ -88,7 +94,8 @@
  * so an armed client costs one system call however many batches arrive before it runs. While both sides are busy there are
  * no system calls at all.
  *
- * Changes: version 1 is the first. Added compatibly: VALE_OPT_RESUME, vale_region.incarnation (0: it cannot be resumed).
+ * Changes: version 1 is the first. Added compatibly: VALE_OPT_RESUME, vale_region.incarnation (0: it cannot be resumed),
+ * VALE_ACCEPT_*.
  */
 #ifndef VALE_PROTO_H
 #define VALE_PROTO_H
@@ -115,6 +122,17 @@ _Static_assert(sizeof(struct vale_reply) == 16, "wire format");
 
 enum vale_fd { VALE_FD_MEM, VALE_FD_KICK, VALE_FD_CALL_RX, VALE_FD_CALL_TX, VALE_FD_COUNT };
 
+/* What may be undone in frames for a port (see OFFLOADS above). */
+enum vale_accept {
+    VALE_ACCEPT_CSUM = 1, /* the TCP or UDP checksum */
+    VALE_ACCEPT_TSO4 = 2, /* cutting into TCP segments over IPv4 */
+    VALE_ACCEPT_TSO6 = 4,
+    VALE_ACCEPT_ECN = 8,  /* the same, of a frame with CWR set */
+    VALE_ACCEPT_USO = 16, /* cutting into UDP datagrams */
+    VALE_ACCEPT_ALL = 31,
+};
+#define VALE_ACCEPT_GIVEN 0x80000000u
+
 /* REGISTER: the port was the client's before valed was restarted. The memfd comes as the second descriptor. */
 #define VALE_OPT_RESUME 0x56410001u
 
@@ -122,7 +140,7 @@ struct vale_opt_resume {
     struct nmreq_option nro; /* nro_reqtype VALE_OPT_RESUME */
     uint64_t incarnation;    /* of vale_region, as it was when the port was last registered */
     uint32_t hdr_len;        /* bytes of virtio-net header before each frame, as PORT_HDR_SET */
-    uint32_t pad;
+    uint32_t accepts;        /* as pad1 of PORT_HDR_SET */
 };
 _Static_assert(sizeof(struct vale_opt_resume) == 40, "wire format");
 

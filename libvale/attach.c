@@ -288,7 +288,8 @@ int vale_attach_resume_begin(const char *path, const char *name, const struct va
         .reg = what->reg,
         .resume = {.nro = {.nro_reqtype = VALE_OPT_RESUME},
                    .incarnation = what->incarnation,
-                   .hdr_len = what->vnet_hdr_len},
+                   .hdr_len = what->vnet_hdr_len,
+                   .accepts = what->accepts},
     };
     int pair[2];
     int conn, rc;
@@ -341,13 +342,14 @@ int vale_attach_resume_end(const int socks[2], const struct vale_resume *what, s
     return 0;
 }
 
-int vale_attach_vnet_hdr(int conn, const char *path, const char *name, unsigned int len, struct vale_error *err)
+int vale_attach_vnet_hdr(int conn, const char *path, const char *name, const struct nmreq_port_hdr *body,
+                         struct vale_error *err)
 {
     struct request msg = {
         .hdr = {.nr_version = NETMAP_API,
                 .nr_reqtype = NETMAP_REQ_PORT_HDR_SET,
                 .nr_body = offsetof(struct request, port_hdr)},
-        .port_hdr = {.nr_hdr_len = len},
+        .port_hdr = *body,
     };
     struct answer answer;
     int fds[VALE_FD_COUNT] = {-1, -1, -1, -1};
@@ -360,5 +362,5 @@ int vale_attach_vnet_hdr(int conn, const char *path, const char *name, unsigned 
     if (rc < 0) {
         return explain(rc, path, err);
     }
-    return answer.reply.error != 0 ? vale_fail_vnet_hdr(err, answer.reply.error, name, path, len) : 0;
+    return answer.reply.error != 0 ? vale_fail_vnet_hdr(err, answer.reply.error, name, path, body->nr_hdr_len) : 0;
 }

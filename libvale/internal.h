@@ -71,6 +71,7 @@ int vale_attach_register(int conn, const char *path, const char *name, const str
 struct vale_resume {
     struct nmreq_register reg; /* as it was answered */
     unsigned int vnet_hdr_len;
+    uint32_t accepts; /* as pad1 of PORT_HDR_SET */
     uint64_t incarnation;
     int mem_fd;
 };
@@ -83,8 +84,9 @@ int vale_attach_resume_begin(const char *path, const char *name, const struct va
 /* The answer. 0 and the attachment; -EAGAIN: not yet; another -errno: there will be none; positive: the errno of a refusal. */
 int vale_attach_resume_end(const int socks[2], const struct vale_resume *what, struct vale_attachment *got);
 
-/* Has a virtio-net header of len bytes stand before each frame of a port that the connection has registered. 0 or -errno. */
-int vale_attach_vnet_hdr(int conn, const char *path, const char *name, unsigned int len, struct vale_error *err);
+/* Sends a PORT_HDR_SET for a port that the connection has registered. 0 or -errno. */
+int vale_attach_vnet_hdr(int conn, const char *path, const char *name, const struct nmreq_port_hdr *body,
+                         struct vale_error *err);
 
 /* ------------------------------------------------------------------------------------------------------- sync.c --- */
 
@@ -122,8 +124,8 @@ struct vale_ops {
     int (*find)(const char *device);
     /* Registers port->name on port->fd and maps it. 0, or -errno with err filled in: nowhere else is tried. */
     int (*bind)(struct vale_port *port, const struct vale_open_args *args, struct vale_error *err);
-    /* Sets the length of the virtio-net header of a port that is bound. 0, or -errno with err filled in. */
-    int (*set_vnet_hdr)(struct vale_port *port, unsigned int len, struct vale_error *err);
+    /* Sends that for a port that is bound. 0, or -errno with err filled in. */
+    int (*set_vnet_hdr)(struct vale_port *port, const struct nmreq_port_hdr *body, struct vale_error *err);
     void (*close)(struct vale_port *port);
 
     /* As in libvale.h. */

@@ -45,6 +45,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <vale_proto.h>
 
 /* ------------------------------------------------------------------------------------------------------- names --- */
 
@@ -138,6 +139,14 @@ struct vale_port {
  * failure; err then names everything that was tried.
  */
 struct vale_port *vale_open(const struct vale_open_args *args, struct vale_error *err);
+
+/*
+ * Changes the virtio-net header of an open port: len as vnet_hdr_len above, and what may be undone in frames that come, a set
+ * of enum vale_accept (vale_proto.h). valed does the rest of the work itself; the kernel's switch knows no difference and hands everything on.
+ * Frames that wait in the rings keep the header they have. 0, or -errno with err filled in; a port that comes back has the
+ * new header even when valed was gone.
+ */
+int vale_set_vnet_hdr(struct vale_port *port, unsigned int len, unsigned int accepts, struct vale_error *err);
 
 /* Closes; what was published by txsync before is still forwarded. NULL is allowed. */
 void vale_close(struct vale_port *port);

@@ -70,7 +70,7 @@ static int bind_port(struct search *s, const struct vale_ops *ops, const char *d
     port->monitor = s->args->flags & VALE_OPEN_MONITOR;
     rc = ops->bind(port, s->args, s->err);
     if (rc == 0 && port->vnet_hdr_len != 0) {
-        rc = ops->set_vnet_hdr(port, port->vnet_hdr_len, s->err);
+        rc = ops->set_vnet_hdr(port, &(struct nmreq_port_hdr){.nr_hdr_len = port->vnet_hdr_len}, s->err);
     }
     if (rc < 0) {
         vale_close(port);
@@ -229,6 +229,17 @@ void vale_close(struct vale_port *port)
         free(port->priv);
         free(port);
     }
+}
+
+int vale_set_vnet_hdr(struct vale_port *port, unsigned int len, unsigned int accepts, struct vale_error *err)
+{
+    struct nmreq_port_hdr body = {.nr_hdr_len = len, .pad1 = VALE_ACCEPT_GIVEN | accepts};
+    int rc = port->priv->ops->set_vnet_hdr(port, &body, err);
+
+    if (rc == 0) {
+        port->vnet_hdr_len = len;
+    }
+    return rc;
 }
 
 const char *vale_provider_name(enum vale_provider provider)

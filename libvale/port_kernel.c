@@ -67,14 +67,17 @@ static int kernel_bind(struct vale_port *port, const struct vale_open_args *args
     return 0;
 }
 
-static int kernel_set_vnet_hdr(struct vale_port *port, unsigned int len, struct vale_error *err)
+static int kernel_set_vnet_hdr(struct vale_port *port, const struct nmreq_port_hdr *wanted, struct vale_error *err)
 {
     struct nmreq_header hdr = {.nr_version = NETMAP_API, .nr_reqtype = NETMAP_REQ_PORT_HDR_SET};
-    struct nmreq_port_hdr body = {.nr_hdr_len = len};
+    struct nmreq_port_hdr body = {.nr_hdr_len = wanted->nr_hdr_len};
 
     snprintf(hdr.nr_name, sizeof(hdr.nr_name), "%s", port->name);
     hdr.nr_body = (uintptr_t)&body;
-    return ioctl(port->fd, NIOCCTRL, &hdr) < 0 ? vale_fail_vnet_hdr(err, errno, port->name, port->device, len) : 0;
+    if (ioctl(port->fd, NIOCCTRL, &hdr) < 0) {
+        return vale_fail_vnet_hdr(err, errno, port->name, port->device, body.nr_hdr_len);
+    }
+    return 0;
 }
 
 static void kernel_close(struct vale_port *port)

@@ -186,10 +186,11 @@ static int user_bind(struct vale_port *port, const struct vale_open_args *args, 
     return 0;
 }
 
-static int user_set_vnet_hdr(struct vale_port *port, unsigned int len, struct vale_error *err)
+static int user_set_vnet_hdr(struct vale_port *port, const struct nmreq_port_hdr *body, struct vale_error *err)
 {
-    priv_of(port)->resume.vnet_hdr_len = len;
-    return vale_attach_vnet_hdr(port->fd, port->device, port->name, len, err);
+    priv_of(port)->resume.vnet_hdr_len = body->nr_hdr_len;
+    priv_of(port)->resume.accepts = body->pad1;
+    return vale_attach_vnet_hdr(port->fd, port->device, port->name, body, err);
 }
 
 static void wake_valed(const struct user_priv *priv)

@@ -165,8 +165,7 @@ static int create_port(struct connection *conn, const struct vale_name *name, co
     if (is_interface(name->port))
         return EINVAL;
     if (req->resume) {
-        err = ring_port_resume(&port, name, &config, take_mem_fd(req), req->resume->hdr_len,
-                               conn->peer.uid);
+        err = ring_port_resume(&port, name, &config, take_mem_fd(req), req->resume, conn->peer.uid);
     } else {
         region_clamp(&config);
         err = ring_port_create(&port, name, &config, conn->peer.uid);
@@ -280,7 +279,7 @@ static int do_port_header(const struct connection *conn, struct request *req)
             return EINVAL;
         if (conn->peer.uid != 0 && conn->peer.uid != port->uid)
             return EPERM;
-        ring_port_set_header(port, hdr->nr_hdr_len);
+        ring_port_set_header(port, hdr->nr_hdr_len, hdr->pad1);
     }
     hdr->nr_hdr_len = ring_port_header(port);
     return 0;

@@ -699,7 +699,7 @@ int ring_port_create(struct port **port, const struct vale_name *name, const str
 }
 
 int ring_port_resume(struct port **port, const struct vale_name *name, const struct region_config *config, int mem_fd,
-                     unsigned int header, uid_t uid)
+                     const struct vale_opt_resume *resume, uid_t uid)
 {
     struct ring_port *rp = allocate(name, uid);
     int err;
@@ -712,7 +712,7 @@ int ring_port_resume(struct port **port, const struct vale_name *name, const str
     if (err)
         return err;
     resume_rings(rp);
-    ring_port_set_header(*port, header);
+    ring_port_set_header(*port, resume->hdr_len, resume->accepts);
     return 0;
 }
 
@@ -745,11 +745,20 @@ unsigned int ring_port_header(const struct port *port)
     return to_ring_port(port)->header;
 }
 
-void ring_port_set_header(struct port *port, unsigned int len)
+/* The wire's bits are the batch's. */
+_Static_assert((int)VALE_ACCEPT_CSUM == OFFLOAD_CSUM && (int)VALE_ACCEPT_TSO4 == OFFLOAD_TSO4 &&
+               (int)VALE_ACCEPT_TSO6 == OFFLOAD_TSO6 && (int)VALE_ACCEPT_ECN == OFFLOAD_ECN &&
+               (int)VALE_ACCEPT_USO == OFFLOAD_USO, "vale_accept");
+
+void ring_port_set_header(struct port *port, unsigned int len, uint32_t accepts)
 {
+    if (!(accepts & VALE_ACCEPT_GIVEN))
+        accepts = VALE_ACCEPT_ALL & ~VALE_ACCEPT_USO;
+    if (len == 0 || !(accepts & VALE_ACCEPT_CSUM))
+        accepts = 0;
     /* Frames on their way see the old or the new length: the client that changes it knows. */
     atomic_store(&to_ring_port(port)->header, (uint8_t)len);
-    atomic_store(&port->accepts, len ? OFFLOAD_CSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6 | OFFLOAD_ECN : 0);
+    atomic_store(&port->accepts, accepts & VALE_ACCEPT_ALL);
 }
 
 const struct region *ring_port_region(const struct port *port)
