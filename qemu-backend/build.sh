@@ -114,7 +114,7 @@ copy() {
 }
 
 copy_sources() {
-    copy "$here/netmap.c" "$src/net"
+    copy "$here/netmap.c" "$here/netmap-compat.h" "$src/net"
     copy "$here/meson.build" "$root"/libvale/*.[ch] "$src/net/vale"
     copy "$root"/include/*.h "$src/net/vale/include"
     copy "$root"/include/net/*.h "$src/net/vale/include/net"

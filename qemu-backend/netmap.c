@@ -2,7 +2,8 @@
 /*
  * VALE and netmap network backend: a port of a VALE switch as a netdev
  *
- *     -netdev netmap,id=n0,ifname=vale1:a[,devname=PATH]
+ *     -netdev netmap,id=n0,ifname=vale1:a[,devname=PATH][,queues=N]
+ *             [,reconnect-ms=MS]
  *
  * The switch is the kernel module behind /dev/netmap or the user-space switch
  * valed; libvale (net/vale) hides which, and both share with us the rings that
@@ -32,12 +33,24 @@
  * wait for room and flush the NIC's queue when there is.
  *
  * RX: frames go to the NIC model from where they lie, at most 256 before the
- * main loop gets a turn. If the NIC model cannot take one, polling stops until
- * QEMU tells us that it was sent; then the ring fills, and the switch counts.
+ * main loop gets a turn. If the NIC model cannot take one, we leave its ring
+ * until QEMU tells us that the frame was sent; then the ring fills, and the
+ * switch counts.
+ *
+ * Queues: a port with queues=N has N ring pairs, and we are N net clients with
+ * a ring pair each. The switch wakes us for the port, not for a ring: rings
+ * that nobody waits for have cur at their tail, so that they are not ready.
+ * The switch knows not how many queues the guest uses. Frames for one that is
+ * off go to the first.
+ *
+ * Offloads: a NIC model that knows virtio-net headers has them put before each
+ * frame of the port (PORT_HDR_SET), with what the guest accepts. They pass
+ * through here unread, unless the switch is the kernel's, which hands on what
+ * the guest does not accept, too.
  *
  * All of this runs under the BQL, in the main loop or in vCPU threads. Only the
- * main loop opens and closes the port: code that NIC models call finds s->port
- * either good for the whole call or NULL.
+ * main loop opens and closes the port: code that NIC models call finds
+ * port->vale either good for the whole call or NULL.
  *
  * If the switch goes away we warn, once. valed may be restarted: a timer asks
  * libvale, which still has the port's memory, to come back. Meanwhile frames of
@@ -49,17 +62,22 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-net.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "qom/object.h"
 #include "hw/core/cpu.h"
+#include "net/checksum.h"
 #include "net/eth.h"
 #include "net/net.h"
 #include "clients.h"
+#include "netmap-compat.h"
+#include "standard-headers/linux/virtio_net.h"
 #include "vale/libvale.h"
 
-/* Frames given to the NIC model before the main loop gets its turn. */
+/* Frames of a ring given to the NIC model before others get their turn. */
 #define NETMAP_RX_BURST 256
 
 /*
@@ -71,79 +89,122 @@
 /* Slots are given back to the switch at least this often during a burst. */
 #define NETMAP_RX_RELEASE 32
 
-/* How often we look whether a switch that is gone has come back. */
+/* reconnect-ms: how often we look whether a switch that is gone is back. */
 #define NETMAP_RECONNECT_MS 100
 
-/* After how many of these looks the guest is told. */
-#define NETMAP_GRACE 10
+/* For how long the guest is not told that it is gone. */
+#define NETMAP_GRACE_MS 1000
 
 /* `info network` is at most this old. */
 #define NETMAP_INFO_MS 100
+
+/* Where the objects with our counters are, one for each netdev. */
+#define NETMAP_QOM_FOLDER "netmap"
+#define TYPE_NETMAP_PORT "netmap-port"
 
 typedef struct NetmapCounters {
     uint64_t tx_frames;     /* guest to switch */
     uint64_t tx_bytes;
     uint64_t tx_kicks;      /* system calls to wake the switch, or TXSYNCs */
     uint64_t tx_full;       /* times that the NIC had to wait for room */
+    uint64_t tx_calls;      /* times that the switch woke us for room */
     uint64_t tx_dropped;    /* too long for the ring, or bad slots */
+    uint64_t tx_gone;       /* dropped because the switch was gone */
     uint64_t rx_frames;     /* switch to guest */
     uint64_t rx_bytes;
     uint64_t rx_calls;      /* times that the switch woke us */
     uint64_t rx_dropped;    /* too short, or bad slots */
+    uint64_t rx_offload;    /* dropped: offloads that the guest has not */
+    uint64_t lost;          /* times that the switch went away */
 } NetmapCounters;
 
-typedef struct NetmapState {
+typedef struct NetmapPort NetmapPort;
+
+/* A ring pair, and the net client that it is. */
+typedef struct NetmapQueue {
     NetClientState nc;
-    struct vale_port *port;     /* NULL: the switch is gone */
-    struct vale_port *lost;     /* then: the port that may come back */
-    int looks;                  /* how often we have looked for it */
-    bool link_taken;            /* and it was us who took the link down */
+    NetmapPort *port;
+    unsigned int index;
     struct netmap_ring *tx;
     struct netmap_ring *rx;
+    bool tx_wait;               /* waiting for room */
+    bool rx_stopped;            /* the NIC cannot receive */
+    unsigned int rx_via;        /* then: which queue of it cannot */
+} NetmapQueue;
+
+/* What the queues of a netdev share. */
+struct NetmapPort {
+    struct vale_port *vale;     /* NULL: the switch is gone */
+    struct vale_port *lost;     /* then: the port that may come back */
+    const char *provider;       /* "kernel" or "user" */
+    char ifname[NETMAP_REQ_IFNAMSIZ];
+    char device[sizeof(((struct vale_port *)NULL)->device)];
+    int64_t lost_ms;            /* since when */
+    int64_t reconnect_ms;       /* 0: it shall not come back */
+    bool link_taken;            /* and it was us who took the link down */
+
+    bool has_vnet_hdr;          /* the switch knows such headers */
+    bool vnet_hdr_failed;       /* but did not do as we asked */
+    unsigned int vnet_hdr_len;  /* bytes before each frame: 0, 10 or 12 */
+    unsigned int accepts;       /* VALE_ACCEPT_*: what the guest has */
+    NetClientState *vnet_peer;  /* the NIC that asked for the header */
+
     uint32_t buffers;           /* buffers that lie in the port's memory */
     uint32_t tx_largest;        /* slots of the largest frame */
     uint32_t tx_unkicked;       /* slots that wait for a kick */
     bool tx_kick_due;           /* the bottom half will kick */
-    bool tx_wait;               /* waiting for room */
-    bool rx_wait;               /* reading; false: the NIC cannot receive */
+    bool tx_watched;            /* some queue waits for room */
+    bool rx_watched;            /* some queue can receive */
     QEMUBH *tx_bh;
     QEMUBH *rx_bh;
     QEMUTimer *info_timer;
     QEMUTimer *reconnect_timer;
     NetmapCounters count;
+    Object *object;             /* the counters, for management */
     struct iovec iov[NETMAP_MAX_FRAGS];
-} NetmapState;
+    unsigned int queues;
+    unsigned int clients;       /* queues that are still net clients */
+    NetmapQueue *queue[];
+};
 
 static void netmap_rx_ready(void *opaque);
 static void netmap_tx_ready(void *opaque);
 
-/* What the port was opened as, and its counters, for `info network`. */
+static NetmapQueue *netmap_queue(NetClientState *nc)
+{
+    return DO_UPCAST(NetmapQueue, nc, nc);
+}
+
+static const char *netmap_id(const NetmapPort *port)
+{
+    return port->queue[0]->nc.name;
+}
+
+static const char *netmap_state(const NetmapPort *port)
+{
+    return port->vale ? "connected" : port->lost ? "lost" : "removed";
+}
+
+/* The short form of what the object says, for `info network`. */
 static void netmap_info(void *opaque)
 {
-    NetmapState *s = opaque;
-    NetmapCounters *c = &s->count;
+    NetmapPort *port = opaque;
+    NetmapCounters *c = &port->count;
 
-    if (!s->port) {
-        qemu_set_info_str(&s->nc, "the switch is gone");
-        return;
-    }
-    qemu_set_info_str(&s->nc, "ifname=%s,provider=%s"
-                      ",tx_frames=%" PRIu64 ",tx_bytes=%" PRIu64
-                      ",tx_kicks=%" PRIu64 ",tx_full=%" PRIu64
-                      ",tx_dropped=%" PRIu64
-                      ",rx_frames=%" PRIu64 ",rx_bytes=%" PRIu64
-                      ",rx_calls=%" PRIu64 ",rx_dropped=%" PRIu64,
-                      s->port->name, vale_provider_name(s->port->provider),
-                      c->tx_frames, c->tx_bytes, c->tx_kicks, c->tx_full,
-                      c->tx_dropped, c->rx_frames, c->rx_bytes, c->rx_calls,
-                      c->rx_dropped);
+    qemu_set_info_str(&port->queue[0]->nc, "ifname=%s,provider=%s,state=%s"
+                      ",tx_frames=%" PRIu64 ",rx_frames=%" PRIu64
+                      ",tx_dropped=%" PRIu64 ",rx_dropped=%" PRIu64,
+                      port->ifname, port->provider, netmap_state(port),
+                      c->tx_frames, c->rx_frames,
+                      c->tx_dropped + c->tx_gone,
+                      c->rx_dropped + c->rx_offload);
 }
 
 /* Counters moved: renew the information soon, but not for every frame. */
-static void netmap_counted(NetmapState *s)
+static void netmap_counted(NetmapPort *port)
 {
-    if (!timer_pending(s->info_timer)) {
-        timer_mod(s->info_timer,
+    if (!timer_pending(port->info_timer)) {
+        timer_mod(port->info_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + NETMAP_INFO_MS);
     }
 }
@@ -152,116 +213,147 @@ static void netmap_counted(NetmapState *s)
  * Tells the main loop what to wait for. /dev/netmap has one descriptor for both
  * directions, valed a readable call channel for each.
  */
-static void netmap_set_handlers(NetmapState *s)
+static void netmap_set_handlers(NetmapPort *port)
 {
-    int rx_fd = vale_poll_fd(s->port, VALE_RX);
-    int tx_fd = vale_poll_fd(s->port, VALE_TX);
-    IOHandler *rx = s->rx_wait ? netmap_rx_ready : NULL;
-    IOHandler *tx = s->tx_wait ? netmap_tx_ready : NULL;
+    int rx_fd = vale_poll_fd(port->vale, VALE_RX);
+    int tx_fd = vale_poll_fd(port->vale, VALE_TX);
+    IOHandler *rx = port->rx_watched ? netmap_rx_ready : NULL;
+    IOHandler *tx = port->tx_watched ? netmap_tx_ready : NULL;
 
     if (rx_fd == tx_fd) {
-        qemu_set_fd_handler(rx_fd, rx, tx, s);
+        qemu_set_fd_handler(rx_fd, rx, tx, port);
     } else {
-        qemu_set_fd_handler(rx_fd, rx, NULL, s);
-        qemu_set_fd_handler(tx_fd, tx, NULL, s);
+        qemu_set_fd_handler(rx_fd, rx, NULL, port);
+        qemu_set_fd_handler(tx_fd, tx, NULL, port);
     }
 }
 
-static void netmap_set_wait(NetmapState *s, bool *wait, bool enable)
+/* Waits for room if any queue does, and for frames if any can receive. */
+static void netmap_watch(NetmapPort *port)
 {
-    if (*wait != enable) {
-        *wait = enable;
-        netmap_set_handlers(s);
+    bool tx = false, rx = false;
+    unsigned int i;
+
+    for (i = 0; i < port->queues; i++) {
+        tx |= port->queue[i]->tx_wait;
+        rx |= !port->queue[i]->rx_stopped;
+    }
+    if (tx != port->tx_watched || rx != port->rx_watched) {
+        port->tx_watched = tx;
+        port->rx_watched = rx;
+        netmap_set_handlers(port);
     }
 }
 
 /* From here on the port is not used; it is still open. */
-static struct vale_port *netmap_stop(NetmapState *s)
+static struct vale_port *netmap_stop(NetmapPort *port)
 {
-    struct vale_port *port = s->port;
+    struct vale_port *vale = port->vale;
+    unsigned int i;
 
-    s->rx_wait = false;
-    s->tx_wait = false;
-    s->tx_kick_due = false;
-    netmap_set_handlers(s);
-    qemu_set_fd_handler(s->port->fd, NULL, NULL, NULL);
-    qemu_bh_cancel(s->tx_bh);
-    qemu_bh_cancel(s->rx_bh);
-    s->port = NULL;
-    return port;
+    for (i = 0; i < port->queues; i++) {
+        port->queue[i]->tx_wait = false;
+        port->queue[i]->rx_stopped = true;
+    }
+    netmap_watch(port);
+    qemu_set_fd_handler(vale->fd, NULL, NULL, NULL);
+    port->tx_kick_due = false;
+    qemu_bh_cancel(port->tx_bh);
+    qemu_bh_cancel(port->rx_bh);
+    port->vale = NULL;
+    return vale;
 }
 
-static void netmap_retry_later(NetmapState *s)
+static void netmap_retry_later(NetmapPort *port)
 {
-    timer_mod(s->reconnect_timer,
-              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + NETMAP_RECONNECT_MS);
+    timer_mod(port->reconnect_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + port->reconnect_ms);
+}
+
+static void netmap_take_link(NetmapPort *port)
+{
+    port->link_taken = !port->queue[0]->nc.link_down;
+    qmp_set_link(netmap_id(port), false, NULL);
+}
+
+static void netmap_give_link(NetmapPort *port)
+{
+    if (port->link_taken) {
+        port->link_taken = false;
+        qmp_set_link(netmap_id(port), true, NULL);
+    }
+}
+
+/* The port that was lost will not be had again. */
+static void netmap_give_up(NetmapPort *port)
+{
+    vale_close(port->lost);
+    port->lost = NULL;
+    netmap_take_link(port);
+    netmap_info(port);
 }
 
 /*
  * The switch is gone. Frames that waited for room are dropped by the flush, or
  * the NIC would wait for them for ever.
  */
-static void netmap_down(NetmapState *s)
+static void netmap_down(NetmapPort *port)
 {
+    unsigned int i;
+
     warn_report("netdev %s: the switch of %s is gone",
-                s->nc.name, s->port->name);
-    s->lost = netmap_stop(s);
-    s->looks = 0;
-    qemu_flush_queued_packets(&s->nc);
-    netmap_info(s);
-    netmap_retry_later(s);
-}
-
-static void netmap_take_link(NetmapState *s)
-{
-    s->link_taken = !s->nc.link_down;
-    qmp_set_link(s->nc.name, false, NULL);
-}
-
-static void netmap_give_link(NetmapState *s)
-{
-    if (s->link_taken) {
-        s->link_taken = false;
-        qmp_set_link(s->nc.name, true, NULL);
+                netmap_id(port), port->ifname);
+    port->count.lost++;
+    port->lost = netmap_stop(port);
+    port->lost_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    for (i = 0; i < port->queues; i++) {
+        qemu_flush_queued_packets(&port->queue[i]->nc);
     }
+    if (port->reconnect_ms == 0) {
+        netmap_give_up(port);
+        return;
+    }
+    netmap_info(port);
+    netmap_retry_later(port);
 }
 
-static void netmap_start(NetmapState *s, struct vale_port *port);
+static void netmap_start(NetmapPort *port, struct vale_port *vale);
 
 /* Looks whether the switch is back. libvale does not wait for it either. */
 static void netmap_reconnect(void *opaque)
 {
-    NetmapState *s = opaque;
-    struct vale_port *port = s->lost;
-    int rc = vale_reconnect(port);
+    NetmapPort *port = opaque;
+    struct vale_port *vale = port->lost;
+    int64_t gone_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - port->lost_ms;
+    int rc = vale_reconnect(vale);
 
     if (rc == -EAGAIN) {
-        if (++s->looks == NETMAP_GRACE) {
-            netmap_take_link(s);
+        if (gone_ms >= NETMAP_GRACE_MS && !port->link_taken) {
+            netmap_take_link(port);
         }
-        netmap_retry_later(s);
+        netmap_retry_later(port);
         return;
     }
-    s->lost = NULL;
     if (rc < 0) {
         warn_report("netdev %s: %s was taken away, the link stays down",
-                    s->nc.name, port->name);
-        vale_close(port);
-        netmap_take_link(s);
+                    netmap_id(port), port->ifname);
+        netmap_give_up(port);
         return;
     }
-    info_report("netdev %s: the switch of %s is back", s->nc.name, port->name);
-    netmap_start(s, port);
-    netmap_give_link(s);
+    info_report("netdev %s: the switch of %s is back",
+                netmap_id(port), port->ifname);
+    port->lost = NULL;
+    netmap_start(port, vale);
+    netmap_give_link(port);
 }
 
 /* valed's connection carries nothing but its end. */
 static void netmap_hangup(void *opaque)
 {
-    NetmapState *s = opaque;
+    NetmapPort *port = opaque;
 
-    if (vale_gone(s->port)) {
-        netmap_down(s);
+    if (vale_gone(port->vale)) {
+        netmap_down(port);
     }
 }
 
@@ -273,20 +365,20 @@ static uint32_t netmap_tx_space(const struct netmap_ring *ring)
     return tail >= head ? tail - head : tail + ring->num_slots - head;
 }
 
-static void netmap_tx_kick(NetmapState *s)
+static void netmap_tx_kick(NetmapPort *port)
 {
-    s->tx_unkicked = 0;
-    s->tx_kick_due = false;
-    s->count.tx_kicks++;
-    vale_tx_kick(s->port);
+    port->tx_unkicked = 0;
+    port->tx_kick_due = false;
+    port->count.tx_kicks++;
+    vale_tx_kick(port->vale);
 }
 
 static void netmap_tx_bh(void *opaque)
 {
-    NetmapState *s = opaque;
+    NetmapPort *port = opaque;
 
-    if (s->tx_kick_due) {
-        netmap_tx_kick(s);
+    if (port->tx_kick_due) {
+        netmap_tx_kick(port);
     }
 }
 
@@ -294,56 +386,72 @@ static void netmap_tx_bh(void *opaque)
  * Makes room for @slots, or arms the wake-up for it and returns false. Room can
  * come while we arm; each turn of the loop has seen the switch take frames.
  */
-static bool netmap_tx_make_room(NetmapState *s, uint32_t slots)
+static bool netmap_tx_make_room(NetmapQueue *q, uint32_t slots)
 {
-    if (s->tx_wait) {
+    NetmapPort *port = q->port;
+    unsigned int i;
+
+    if (q->tx_wait) {
         return false;
     }
     do {
-        s->tx->cur = s->tx->head;
-        if (vale_tx_publish(s->port, 0)) {
-            netmap_tx_kick(s);
+        q->tx->cur = q->tx->head;
+        if (vale_tx_publish(port->vale, q->index)) {
+            netmap_tx_kick(port);
         }
-        if (netmap_tx_space(s->tx) >= slots) {
+        if (netmap_tx_space(q->tx) >= slots) {
             return true;
         }
-        s->tx->cur = s->tx->tail;
-    } while (vale_wait_begin(s->port, VALE_TX));
-    s->count.tx_full++;
-    netmap_set_wait(s, &s->tx_wait, true);
+        for (i = 0; i < port->queues; i++) {
+            port->queue[i]->tx->cur = port->queue[i]->tx->tail;
+        }
+    } while (vale_wait_begin(port->vale, VALE_TX));
+    port->count.tx_full++;
+    q->tx_wait = true;
+    netmap_watch(port);
     return false;
 }
 
 static bool netmap_can_receive(NetClientState *nc)
 {
-    NetmapState *s = DO_UPCAST(NetmapState, nc, nc);
+    NetmapQueue *q = netmap_queue(nc);
+    NetmapPort *port = q->port;
 
-    return !s->port || netmap_tx_space(s->tx) >= s->tx_largest ||
-           netmap_tx_make_room(s, s->tx_largest);
+    return !port->vale || netmap_tx_space(q->tx) >= port->tx_largest ||
+           netmap_tx_make_room(q, port->tx_largest);
 }
 
 /* Room again, or the switch is gone. */
 static void netmap_tx_ready(void *opaque)
 {
-    NetmapState *s = opaque;
+    NetmapPort *port = opaque;
+    unsigned int i;
 
-    if (!vale_wait_end(s->port, VALE_TX) && vale_gone(s->port)) {
-        netmap_down(s);
+    port->count.tx_calls++;
+    if (!vale_wait_end(port->vale, VALE_TX) && vale_gone(port->vale)) {
+        netmap_down(port);
         return;
     }
-    netmap_set_wait(s, &s->tx_wait, false);
-    s->tx->cur = s->tx->head;
-    qemu_flush_queued_packets(&s->nc);
+    for (i = 0; port->vale && i < port->queues; i++) {
+        NetmapQueue *q = port->queue[i];
+
+        if (q->tx_wait) {
+            q->tx_wait = false;
+            q->tx->cur = q->tx->head;
+            qemu_flush_queued_packets(&q->nc);
+        }
+    }
+    netmap_watch(port);
 }
 
 /*
  * Copies a frame into the slots at head, and moves head behind it; false when a
  * slot's buffer is not in the port's memory.
  */
-static bool netmap_tx_copy(NetmapState *s, const struct iovec *iov, int iovcnt,
+static bool netmap_tx_copy(NetmapQueue *q, const struct iovec *iov, int iovcnt,
                            size_t size)
 {
-    struct netmap_ring *ring = s->tx;
+    struct netmap_ring *ring = q->tx;
     uint32_t i = ring->head;
     size_t done = 0;
 
@@ -352,7 +460,7 @@ static bool netmap_tx_copy(NetmapState *s, const struct iovec *iov, int iovcnt,
         uint32_t buf_idx = qatomic_read(&slot->buf_idx);
         size_t len = MIN(size - done, ring->nr_buf_size);
 
-        if (buf_idx >= s->buffers) {
+        if (buf_idx >= q->port->buffers) {
             return false;
         }
         iov_to_buf(iov, iovcnt, done, NETMAP_BUF(ring, buf_idx), len);
@@ -366,47 +474,54 @@ static bool netmap_tx_copy(NetmapState *s, const struct iovec *iov, int iovcnt,
 }
 
 /* Publishes up to head, and sees to the kick if the switch wants one. */
-static void netmap_tx_publish(NetmapState *s, uint32_t slots)
+static void netmap_tx_publish(NetmapQueue *q, uint32_t slots)
 {
-    if (!vale_tx_publish(s->port, 0)) {
-        s->tx_unkicked = 0;
+    NetmapPort *port = q->port;
+
+    if (!vale_tx_publish(port->vale, q->index)) {
+        port->tx_unkicked = 0;
         return;
     }
-    s->tx_unkicked += slots;
-    if ((current_cpu && s->port->provider == VALE_PROVIDER_USER) ||
-        s->tx_unkicked >= s->tx->num_slots / 2) {
-        netmap_tx_kick(s);
-    } else if (!s->tx_kick_due) {
+    port->tx_unkicked += slots;
+    if ((current_cpu && port->vale->provider == VALE_PROVIDER_USER) ||
+        port->tx_unkicked >= q->tx->num_slots / 2) {
+        netmap_tx_kick(port);
+    } else if (!port->tx_kick_due) {
         /* Not for each frame: scheduling can be a system call, too. */
-        s->tx_kick_due = true;
-        qemu_bh_schedule(s->tx_bh);
+        port->tx_kick_due = true;
+        qemu_bh_schedule(port->tx_bh);
     }
 }
+
+static void netmap_check_peer(NetmapPort *port);
 
 static ssize_t netmap_receive_iov(NetClientState *nc, const struct iovec *iov,
                                   int iovcnt)
 {
-    NetmapState *s = DO_UPCAST(NetmapState, nc, nc);
+    NetmapQueue *q = netmap_queue(nc);
+    NetmapPort *port = q->port;
     size_t size = iov_size(iov, iovcnt);
     uint32_t slots;
 
-    if (!s->port) {
+    netmap_counted(port);
+    netmap_check_peer(port);
+    if (!port->vale || port->vnet_hdr_failed) {
+        port->count.tx_gone++;
         return size;
     }
-    netmap_counted(s);
-    slots = DIV_ROUND_UP(size, s->tx->nr_buf_size);
-    if (slots && slots <= s->tx_largest && netmap_tx_space(s->tx) < slots &&
-        !netmap_tx_make_room(s, slots)) {
+    slots = DIV_ROUND_UP(size, q->tx->nr_buf_size);
+    if (slots && slots <= port->tx_largest && netmap_tx_space(q->tx) < slots &&
+        !netmap_tx_make_room(q, slots)) {
         return 0;
     }
-    if (!slots || slots > s->tx_largest ||
-        !netmap_tx_copy(s, iov, iovcnt, size)) {
-        s->count.tx_dropped++;
+    if (!slots || slots > port->tx_largest ||
+        !netmap_tx_copy(q, iov, iovcnt, size)) {
+        port->count.tx_dropped++;
         return -EINVAL;
     }
-    s->count.tx_frames++;
-    s->count.tx_bytes += size;
-    netmap_tx_publish(s, slots);
+    port->count.tx_frames++;
+    port->count.tx_bytes += size - MIN(size, port->vnet_hdr_len);
+    netmap_tx_publish(q, slots);
     return size;
 }
 
@@ -421,59 +536,140 @@ static ssize_t netmap_receive(NetClientState *nc, const uint8_t *buf,
 /* The NIC model took the frame that it had to leave waiting. */
 static void netmap_rx_resume(NetClientState *nc, ssize_t len)
 {
-    NetmapState *s = DO_UPCAST(NetmapState, nc, nc);
+    NetmapQueue *via = netmap_queue(nc);
+    NetmapPort *port = via->port;
+    unsigned int i;
 
-    if (s->port) {
-        netmap_set_wait(s, &s->rx_wait, true);
-        qemu_bh_schedule(s->rx_bh);
+    if (!port->vale) {
+        return;
+    }
+    for (i = 0; i < port->queues; i++) {
+        if (port->queue[i]->rx_via == via->index) {
+            port->queue[i]->rx_stopped = false;
+        }
+    }
+    netmap_watch(port);
+    qemu_bh_schedule(port->rx_bh);
+}
+
+/* Hands port->iov to the NIC model, which shall not see short frames. */
+static void netmap_rx_deliver(NetmapQueue *q, int iovcnt, size_t size)
+{
+    NetmapPort *port = q->port;
+    NetmapQueue *via = q;
+    uint8_t padded[sizeof(struct virtio_net_hdr_mrg_rxbuf) + ETH_ZLEN] = { 0 };
+    size_t least = port->vnet_hdr_len + ETH_ZLEN;
+
+    port->count.rx_frames++;
+    port->count.rx_bytes += size - port->vnet_hdr_len;
+    if (q->index && !qemu_can_send_packet(&q->nc)) {
+        via = port->queue[0];
+    }
+    if (size < least && net_peer_needs_padding(&via->nc)) {
+        iov_to_buf(port->iov, iovcnt, 0, padded, size);
+        port->iov[0].iov_base = padded;
+        port->iov[0].iov_len = least;
+        iovcnt = 1;
+    }
+    if (!qemu_sendv_packet_async(&via->nc, port->iov, iovcnt,
+                                 netmap_rx_resume)) {
+        q->rx_via = via->index;
+        q->rx_stopped = true;
     }
 }
 
-/* Hands s->iov to the NIC model, which shall not see less than 60 bytes. */
-static void netmap_rx_deliver(NetmapState *s, int iovcnt, size_t size)
+/* What has to be accepted of a frame with that header: VALE_ACCEPT_*. */
+static unsigned int netmap_needs(const struct virtio_net_hdr *hdr)
 {
-    uint8_t padded[ETH_ZLEN] = { 0 };
+    unsigned int needs =
+        hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM ? VALE_ACCEPT_CSUM : 0;
 
-    s->count.rx_frames++;
-    s->count.rx_bytes += size;
-    if (size < sizeof(padded) && net_peer_needs_padding(&s->nc)) {
-        iov_to_buf(s->iov, iovcnt, 0, padded, size);
-        s->iov[0].iov_base = padded;
-        s->iov[0].iov_len = sizeof(padded);
-        iovcnt = 1;
+    needs |= hdr->gso_type & VIRTIO_NET_HDR_GSO_ECN ? VALE_ACCEPT_ECN : 0;
+    switch (hdr->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+    case VIRTIO_NET_HDR_GSO_NONE:
+        return needs;
+    case VIRTIO_NET_HDR_GSO_TCPV4:
+        return needs | VALE_ACCEPT_TSO4;
+    case VIRTIO_NET_HDR_GSO_TCPV6:
+        return needs | VALE_ACCEPT_TSO6;
+    default:
+        return needs | VALE_ACCEPT_USO;
     }
-    if (!qemu_sendv_packet_async(&s->nc, s->iov, iovcnt, netmap_rx_resume)) {
-        netmap_set_wait(s, &s->rx_wait, false);
+}
+
+/*
+ * Does what the guest has not accepted, which the kernel's switch leaves to us:
+ * a checksum in a frame of one slot. False when it is more than that.
+ */
+static bool netmap_rx_complete(NetmapPort *port, int iovcnt, size_t size)
+{
+    uint8_t *base = port->iov[0].iov_base;
+    struct virtio_net_hdr hdr;
+    unsigned int missing;
+    size_t start, at;
+
+    memcpy(&hdr, base, sizeof(hdr));
+    missing = netmap_needs(&hdr) & ~port->accepts;
+    if (missing == 0) {
+        return true;
     }
+    start = port->vnet_hdr_len + lduw_le_p(&hdr.csum_start);
+    at = start + lduw_le_p(&hdr.csum_offset);
+    if (missing != VALE_ACCEPT_CSUM || iovcnt > 1 || at + 2 > size) {
+        return false;
+    }
+    /* The field holds the sum over the pseudo header: part of the data. */
+    stw_be_p(base + at, net_checksum_finish_nozero(
+                            net_checksum_add(size - start, base + start)));
+    memset(base, 0, sizeof(hdr));
+    return true;
 }
 
 /* False: the slot points out of the port's memory. */
-static bool netmap_rx_slot(NetmapState *s, const struct netmap_slot *slot,
+static bool netmap_rx_slot(NetmapQueue *q, const struct netmap_slot *slot,
                            struct iovec *iov)
 {
     uint32_t buf_idx = qatomic_read(&slot->buf_idx);
     uint16_t len = qatomic_read(&slot->len);
 
-    if (buf_idx >= s->buffers || len > s->rx->nr_buf_size) {
+    if (buf_idx >= q->port->buffers || len > q->rx->nr_buf_size) {
         return false;
     }
-    iov->iov_base = NETMAP_BUF(s->rx, buf_idx);
+    iov->iov_base = NETMAP_BUF(q->rx, buf_idx);
     iov->iov_len = len;
     return true;
 }
 
 /* Gives slots back. With /dev/netmap the main loop's poll() does it. */
-static void netmap_rx_release(NetmapState *s)
+static void netmap_rx_release(NetmapPort *port)
 {
-    if (s->port->provider == VALE_PROVIDER_USER) {
-        vale_rxsync(s->port);
+    if (port->vale->provider == VALE_PROVIDER_USER) {
+        vale_rxsync(port->vale);
+    }
+}
+
+/* Delivers, or drops and counts, a complete frame in port->iov. */
+static void netmap_rx_take(NetmapQueue *q, int iovcnt, size_t size, bool good)
+{
+    NetmapPort *port = q->port;
+    unsigned int hdr_len = port->vnet_hdr_len;
+
+    if (!good || size < hdr_len + ETH_HLEN || port->vnet_hdr_failed ||
+        port->iov[0].iov_len < hdr_len) {
+        port->count.rx_dropped++;
+    } else if (hdr_len && port->vale->provider == VALE_PROVIDER_KERNEL &&
+               !netmap_rx_complete(port, iovcnt, size)) {
+        port->count.rx_offload++;
+    } else {
+        netmap_rx_deliver(q, iovcnt, size);
     }
 }
 
 /* Takes the frame at head; false when there is no complete one. */
-static bool netmap_rx_frame(NetmapState *s)
+static bool netmap_rx_frame(NetmapQueue *q)
 {
-    struct netmap_ring *ring = s->rx;
+    struct netmap_ring *ring = q->rx;
+    struct iovec *iov = q->port->iov;
     uint32_t i = ring->head, tail = ring->tail;
     bool more = true, good = true;
     size_t size = 0;
@@ -487,124 +683,432 @@ static bool netmap_rx_frame(NetmapState *s)
             return false;
         }
         more = qatomic_read(&slot->flags) & NS_MOREFRAG;
-        good = good && netmap_rx_slot(s, slot, &s->iov[n]);
-        size += s->iov[n].iov_len;
+        good = good && netmap_rx_slot(q, slot, &iov[n]);
+        size += iov[n].iov_len;
         i = nm_ring_next(ring, i);
     }
-    if (good && !more && size >= ETH_HLEN) {
-        netmap_rx_deliver(s, n, size);
-    } else {
-        s->count.rx_dropped++;
-    }
+    netmap_rx_take(q, n, size, good && !more);
     ring->head = ring->cur = i;
     return true;
+}
+
+/* Gives the NIC what is in one ring; true when there may be more. */
+static bool netmap_rx_ring(NetmapQueue *q)
+{
+    int n;
+
+    for (n = 0; n < NETMAP_RX_BURST && !q->rx_stopped; n++) {
+        if (!netmap_rx_frame(q)) {
+            break;
+        }
+        if (n % NETMAP_RX_RELEASE == NETMAP_RX_RELEASE - 1) {
+            netmap_rx_release(q->port);
+        }
+    }
+    if (q->rx_stopped) {
+        q->rx->cur = q->rx->tail;
+    }
+    return n == NETMAP_RX_BURST;
 }
 
 /* Ends waiting for the next burst, stopped by the NIC, or to be continued. */
 static void netmap_rx_burst(void *opaque)
 {
-    NetmapState *s = opaque;
-    int n;
+    NetmapPort *port = opaque;
+    bool more = false;
+    unsigned int i;
 
-    for (n = 0; n < NETMAP_RX_BURST && s->rx_wait && netmap_rx_frame(s); n++) {
-        if (n % NETMAP_RX_RELEASE == NETMAP_RX_RELEASE - 1) {
-            netmap_rx_release(s);
-        }
+    netmap_check_peer(port);
+    for (i = 0; i < port->queues; i++) {
+        more |= netmap_rx_ring(port->queue[i]);
     }
-    netmap_counted(s);
-    if (!s->rx_wait) {
-        netmap_rx_release(s);
-    } else if (n == NETMAP_RX_BURST || vale_wait_begin(s->port, VALE_RX)) {
-        qemu_bh_schedule(s->rx_bh);
+    netmap_counted(port);
+    netmap_watch(port);
+    if (!port->rx_watched) {
+        netmap_rx_release(port);
+    } else if (more || vale_wait_begin(port->vale, VALE_RX)) {
+        qemu_bh_schedule(port->rx_bh);
     }
 }
 
 /* Frames, or the switch is gone. */
 static void netmap_rx_ready(void *opaque)
 {
-    NetmapState *s = opaque;
+    NetmapPort *port = opaque;
 
-    s->count.rx_calls++;
-    if (!vale_wait_end(s->port, VALE_RX) && vale_gone(s->port)) {
-        netmap_down(s);
+    port->count.rx_calls++;
+    if (!vale_wait_end(port->vale, VALE_RX) && vale_gone(port->vale)) {
+        netmap_down(port);
         return;
     }
-    netmap_rx_burst(s);
+    netmap_rx_burst(port);
 }
 
+/* Frames that wait in the rings have a header that nobody expects any more. */
+static void netmap_rx_discard(NetmapPort *port)
+{
+    unsigned int i;
+
+    vale_rxsync(port->vale);
+    for (i = 0; i < port->queues; i++) {
+        struct netmap_ring *ring = port->queue[i]->rx;
+
+        while (ring->head != ring->tail) {
+            uint16_t flags = qatomic_read(&ring->slot[ring->head].flags);
+
+            port->count.rx_dropped += !(flags & NS_MOREFRAG);
+            ring->head = ring->cur = nm_ring_next(ring, ring->head);
+        }
+        qemu_purge_queued_packets(&port->queue[i]->nc);
+    }
+    vale_rxsync(port->vale);
+}
+
+/* Has the switch know about header and offloads as they now are. */
+static void netmap_send_vnet(NetmapPort *port)
+{
+    struct vale_error err;
+    int rc = vale_set_vnet_hdr(port->vale, port->vnet_hdr_len, port->accepts,
+                               &err);
+
+    /* A switch that is gone will be told when it is back. */
+    port->vnet_hdr_failed = rc < 0 && !vale_gone(port->vale);
+    if (port->vnet_hdr_failed) {
+        warn_report("netdev %s: frames are dropped: %s",
+                    netmap_id(port), err.text);
+    }
+}
+
+static void netmap_set_vnet(NetmapPort *port, unsigned int len,
+                            unsigned int accepts)
+{
+    bool discard = len != port->vnet_hdr_len;
+
+    port->accepts = accepts;
+    port->vnet_hdr_len = len;
+    if (port->vale) {
+        netmap_send_vnet(port);
+        if (discard) {
+            netmap_rx_discard(port);
+        }
+    }
+}
+
+/* A NIC that took the other's place has not asked for its header. */
+static void netmap_check_peer(NetmapPort *port)
+{
+    if (port->vnet_hdr_len && port->queue[0]->nc.peer != port->vnet_peer) {
+        netmap_set_vnet(port, 0, 0);
+    }
+}
+
+static bool netmap_has_vnet_hdr(NetClientState *nc)
+{
+    return netmap_queue(nc)->port->has_vnet_hdr;
+}
+
+static bool netmap_has_vnet_hdr_len(NetClientState *nc, int len)
+{
+    return netmap_has_vnet_hdr(nc) &&
+           (len == 0 || len == sizeof(struct virtio_net_hdr) ||
+            len == sizeof(struct virtio_net_hdr_mrg_rxbuf));
+}
+
+static void netmap_set_vnet_hdr_len(NetClientState *nc, int len)
+{
+    NetmapPort *port = netmap_queue(nc)->port;
+
+    port->vnet_peer = port->queue[0]->nc.peer;
+    if (len != port->vnet_hdr_len) {
+        netmap_set_vnet(port, len, port->accepts);
+    }
+}
+
+static bool G_GNUC_UNUSED netmap_has_uso(NetClientState *nc)
+{
+    NetmapPort *port = netmap_queue(nc)->port;
+
+    return port->vale && port->vale->provider == VALE_PROVIDER_USER;
+}
+
+static void netmap_set_offload(NetClientState *nc,
+                               const NetmapOffloads *offloads)
+{
+    NetmapPort *port = netmap_queue(nc)->port;
+    unsigned int accepts = (offloads->csum ? VALE_ACCEPT_CSUM : 0) |
+                           (offloads->tso4 ? VALE_ACCEPT_TSO4 : 0) |
+                           (offloads->tso6 ? VALE_ACCEPT_TSO6 : 0) |
+                           (offloads->ecn ? VALE_ACCEPT_ECN : 0) |
+                           (offloads->uso4 && offloads->uso6 ?
+                            VALE_ACCEPT_USO : 0);
+
+    if (accepts != port->accepts) {
+        netmap_set_vnet(port, port->vnet_hdr_len, accepts);
+    }
+}
+
+NETMAP_COMPAT_SET_OFFLOAD(netmap_compat_set_offload, netmap_set_offload)
+
+/* The last queue to go takes the port along. */
 static void netmap_cleanup(NetClientState *nc)
 {
-    NetmapState *s = DO_UPCAST(NetmapState, nc, nc);
+    NetmapPort *port = netmap_queue(nc)->port;
 
     qemu_purge_queued_packets(nc);
-    vale_close(s->port ? netmap_stop(s) : s->lost);
-    timer_free(s->reconnect_timer);
-    qemu_bh_delete(s->tx_bh);
-    qemu_bh_delete(s->rx_bh);
-    timer_free(s->info_timer);
+    if (port->vale) {
+        vale_close(netmap_stop(port));
+    }
+    if (--port->clients > 0) {
+        return;
+    }
+    vale_close(port->lost);
+    timer_free(port->reconnect_timer);
+    timer_free(port->info_timer);
+    qemu_bh_delete(port->tx_bh);
+    qemu_bh_delete(port->rx_bh);
+    if (port->object) {
+        object_unparent(port->object);
+    }
+    g_free(port);
 }
 
 static NetClientInfo net_netmap_info = {
     .type = NET_CLIENT_DRIVER_NETMAP,
-    .size = sizeof(NetmapState),
+    .size = sizeof(NetmapQueue),
     .receive = netmap_receive,
     .receive_iov = netmap_receive_iov,
     .can_receive = netmap_can_receive,
+    .has_vnet_hdr = netmap_has_vnet_hdr,
+    .has_vnet_hdr_len = netmap_has_vnet_hdr_len,
+    .set_vnet_hdr_len = netmap_set_vnet_hdr_len,
+    NETMAP_COMPAT_HAS_USO(netmap_has_uso)
+    .set_offload = netmap_compat_set_offload,
     .cleanup = netmap_cleanup,
 };
 
 /* Buffers of a ring that end within the port's memory, counted from index 0. */
-static uint32_t netmap_buffers(const struct vale_port *port,
+static uint32_t netmap_buffers(const struct vale_port *vale,
                                const struct netmap_ring *ring)
 {
-    const char *end = (const char *)port->mem + port->memsize;
+    const char *end = (const char *)vale->mem + vale->memsize;
 
     return (end - NETMAP_BUF(ring, 0)) / ring->nr_buf_size;
 }
 
-static void netmap_start(NetmapState *s, struct vale_port *port)
+static void netmap_start(NetmapPort *port, struct vale_port *vale)
 {
-    s->port = port;
-    s->tx_unkicked = 0;
-    s->tx = vale_txring(port, 0);
-    s->rx = vale_rxring(port, 0);
-    s->buffers = netmap_buffers(port, s->rx);
-    s->tx_largest = MIN(DIV_ROUND_UP(NET_BUFSIZE, s->tx->nr_buf_size),
-                        MIN(NETMAP_MAX_FRAGS, s->tx->num_slots - 1));
-    s->rx_wait = true;
-    netmap_set_handlers(s);
-    if (port->fd != vale_poll_fd(port, VALE_RX)) {
-        qemu_set_fd_handler(port->fd, netmap_hangup, NULL, s);
+    struct netmap_ring *first = vale_txring(vale, 0);
+    unsigned int i;
+
+    port->vale = vale;
+    port->tx_unkicked = 0;
+    port->buffers = netmap_buffers(vale, vale_rxring(vale, 0));
+    port->tx_largest = MIN(DIV_ROUND_UP(NET_BUFSIZE, first->nr_buf_size),
+                           MIN(NETMAP_MAX_FRAGS, first->num_slots - 1));
+    for (i = 0; i < port->queues; i++) {
+        NetmapQueue *q = port->queue[i];
+
+        q->tx = vale_txring(vale, i);
+        q->rx = vale_rxring(vale, i);
+        q->rx_stopped = false;
     }
-    qemu_bh_schedule(s->rx_bh);
-    netmap_info(s);
+    netmap_watch(port);
+    if (vale->fd != vale_poll_fd(vale, VALE_RX)) {
+        qemu_set_fd_handler(vale->fd, netmap_hangup, NULL, port);
+    }
+    if (port->vnet_hdr_len) {
+        netmap_send_vnet(port);
+    }
+    qemu_bh_schedule(port->rx_bh);
+    netmap_info(port);
+}
+
+typedef struct NetmapObject {
+    Object parent_obj;
+    NetmapPort *port;
+} NetmapObject;
+
+DECLARE_INSTANCE_CHECKER(NetmapObject, NETMAP_PORT, TYPE_NETMAP_PORT)
+
+static char *netmap_get_ifname(Object *obj, Error **errp)
+{
+    return g_strdup(NETMAP_PORT(obj)->port->ifname);
+}
+
+static char *netmap_get_provider(Object *obj, Error **errp)
+{
+    return g_strdup(NETMAP_PORT(obj)->port->provider);
+}
+
+static char *netmap_get_device(Object *obj, Error **errp)
+{
+    return g_strdup(NETMAP_PORT(obj)->port->device);
+}
+
+static char *netmap_get_state(Object *obj, Error **errp)
+{
+    return g_strdup(netmap_state(NETMAP_PORT(obj)->port));
+}
+
+static void netmap_add_counters(Object *obj, NetmapPort *port)
+{
+    const struct {
+        const char *name;
+        const uint64_t *value;
+    } counters[] = {
+        { "tx-frames", &port->count.tx_frames },
+        { "tx-bytes", &port->count.tx_bytes },
+        { "tx-kicks", &port->count.tx_kicks },
+        { "tx-full", &port->count.tx_full },
+        { "tx-calls", &port->count.tx_calls },
+        { "tx-dropped", &port->count.tx_dropped },
+        { "tx-gone", &port->count.tx_gone },
+        { "rx-frames", &port->count.rx_frames },
+        { "rx-bytes", &port->count.rx_bytes },
+        { "rx-calls", &port->count.rx_calls },
+        { "rx-dropped", &port->count.rx_dropped },
+        { "rx-offload", &port->count.rx_offload },
+        { "lost", &port->count.lost },
+    };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(counters); i++) {
+        object_property_add_uint64_ptr(obj, counters[i].name,
+                                       counters[i].value, OBJ_PROP_FLAG_READ);
+    }
+    object_property_add_uint32_ptr(obj, "queues", &port->queues,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint32_ptr(obj, "vnet-hdr-len", &port->vnet_hdr_len,
+                                   OBJ_PROP_FLAG_READ);
+}
+
+/* State and counters, to be read with qom-get at /netmap/ID. */
+static void netmap_make_object(NetmapPort *port)
+{
+    Object *root = object_get_root();
+    Object *folder = object_resolve_path_component(root, NETMAP_QOM_FOLDER);
+    Object *obj = object_new(TYPE_NETMAP_PORT);
+
+    if (!folder) {
+        folder = object_new("container");
+        object_property_add_child(root, NETMAP_QOM_FOLDER, folder);
+        object_unref(folder);
+    }
+    NETMAP_PORT(obj)->port = port;
+    object_property_add_str(obj, "ifname", netmap_get_ifname, NULL);
+    object_property_add_str(obj, "provider", netmap_get_provider, NULL);
+    object_property_add_str(obj, "devname", netmap_get_device, NULL);
+    object_property_add_str(obj, "state", netmap_get_state, NULL);
+    netmap_add_counters(obj, port);
+    /* A name that QEMU made up for -net can be one's id already. */
+    if (object_property_try_add_child(folder, netmap_id(port), obj, NULL)) {
+        port->object = obj;
+    }
+    object_unref(obj);
+}
+
+static NetmapPort *netmap_new(NetClientState *peer, const char *name,
+                              unsigned int queues, int64_t reconnect_ms)
+{
+    NetmapPort *port =
+        g_malloc0(sizeof(*port) + queues * sizeof(port->queue[0]));
+    unsigned int i;
+
+    for (i = 0; i < queues; i++) {
+        NetClientState *nc = qemu_new_net_client(&net_netmap_info, peer,
+                                                 "netmap", name);
+
+        nc->queue_index = i;
+        port->queue[i] = netmap_queue(nc);
+        port->queue[i]->port = port;
+        port->queue[i]->index = i;
+        port->queue[i]->rx_stopped = true;
+    }
+    port->queues = port->clients = queues;
+    port->reconnect_ms = reconnect_ms;
+    port->tx_bh = qemu_bh_new(netmap_tx_bh, port);
+    port->rx_bh = qemu_bh_new(netmap_rx_burst, port);
+    port->info_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_info, port);
+    port->reconnect_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_reconnect,
+                                         port);
+    return port;
+}
+
+/* Whether the switch knows virtio-net headers: old netmap modules do not. */
+static bool netmap_probe_vnet(struct vale_port *vale)
+{
+    return vale_set_vnet_hdr(vale, sizeof(struct virtio_net_hdr), 0,
+                             NULL) == 0 &&
+           vale_set_vnet_hdr(vale, 0, 0, NULL) == 0;
+}
+
+static struct vale_port *netmap_open(const NetdevNetmapOptions *opts,
+                                     unsigned int queues, Error **errp)
+{
+    struct vale_open_args args = {
+        .name = opts->ifname,
+        .device = opts->devname,
+        .tx_rings = queues,
+        .rx_rings = queues,
+        .rx_slots = NETMAP_RX_SLOTS,
+    };
+    struct vale_port *vale;
+    struct vale_error err;
+
+    vale = vale_open(&args, &err);
+    if (!vale) {
+        error_setg(errp, "%s", err.text);
+    } else if (vale->tx_rings < queues || vale->rx_rings < queues) {
+        error_setg(errp, "%s: %u queues are too many for %s, which has %u",
+                   vale->name, queues, vale->device,
+                   MIN(vale->tx_rings, vale->rx_rings));
+        vale_close(vale);
+        vale = NULL;
+    }
+    return vale;
 }
 
 int net_init_netmap(const Netdev *netdev, const char *name,
                     NetClientState *peer, Error **errp)
 {
     const NetdevNetmapOptions *opts = &netdev->u.netmap;
-    struct vale_open_args args = {
-        .name = opts->ifname,
-        .device = opts->devname,
-        .rx_slots = NETMAP_RX_SLOTS,
-    };
-    struct vale_port *port;
-    struct vale_error err;
-    NetClientState *nc;
-    NetmapState *s;
+    unsigned int queues = opts->has_queues ? opts->queues : 1;
+    struct vale_port *vale;
+    NetmapPort *port;
 
-    port = vale_open(&args, &err);
-    if (!port) {
-        error_setg(errp, "%s", err.text);
+    if (queues < 1 || queues > VALE_MAX_RINGS) {
+        error_setg(errp, "queues=%u: use 1 to %d", queues, VALE_MAX_RINGS);
         return -1;
     }
-    nc = qemu_new_net_client(&net_netmap_info, peer, "netmap", name);
-    s = DO_UPCAST(NetmapState, nc, nc);
-    s->tx_bh = qemu_bh_new(netmap_tx_bh, s);
-    s->rx_bh = qemu_bh_new(netmap_rx_burst, s);
-    s->info_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_info, s);
-    s->reconnect_timer = timer_new_ms(QEMU_CLOCK_REALTIME, netmap_reconnect, s);
-    netmap_start(s, port);
+    if (queues > 1 && peer) {
+        error_setg(errp, "queues=%u: a hub knows only one queue, use -netdev",
+                   queues);
+        return -1;
+    }
+    vale = netmap_open(opts, queues, errp);
+    if (!vale) {
+        return -1;
+    }
+    port = netmap_new(peer, name, queues, opts->has_reconnect_ms ?
+                      opts->reconnect_ms : NETMAP_RECONNECT_MS);
+    port->has_vnet_hdr = netmap_probe_vnet(vale);
+    port->provider = vale_provider_name(vale->provider);
+    pstrcpy(port->ifname, sizeof(port->ifname), vale->name);
+    pstrcpy(port->device, sizeof(port->device), vale->device);
+    netmap_start(port, vale);
+    netmap_make_object(port);
     return 0;
 }
+
+static const TypeInfo netmap_port_type = {
+    .name = TYPE_NETMAP_PORT,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(NetmapObject),
+};
+
+static void netmap_register_types(void)
+{
+    type_register_static(&netmap_port_type);
+}
+
+type_init(netmap_register_types)

@@ -58,12 +58,16 @@ async def test_order_and_counters(short_path: Path, switch: Switch) -> None:
             for sent_frame in frames:
                 await a.send(sent_frame)
             assert await receiving == frames
-        sent, received = await a.qemu.info(), await b.qemu.info()
+        sent, received = await a.qemu.netdev(), await b.qemu.netdev()
+        info = await a.qemu.info()
     octets = sum(100 + number for number in range(total))
-    assert (sent["ifname"], sent["provider"]) == ("vale1:a", "user")
-    assert (int(sent["tx_frames"]), int(sent["tx_bytes"])) == (total, octets)
-    assert (int(received["rx_frames"]), int(received["rx_bytes"])) == (total, octets)
-    assert int(sent["tx_dropped"]) == int(received["rx_dropped"]) == 0
+    assert (sent["ifname"], sent["provider"], sent["state"]) == ("vale1:a", "user", "connected")
+    assert (sent["tx-frames"], sent["tx-bytes"]) == (total, octets)
+    assert (received["rx-frames"], received["rx-bytes"]) == (total, octets)
+    assert sent["tx-dropped"] == received["rx-dropped"] == 0
+    assert (info["ifname"], info["state"]) == ("vale1:a", "connected")
+    assert int(info["tx_frames"]) == total
+    assert int(info["tx_dropped"]) == 0
 
 
 async def test_full_ring_holds_frames_back(short_path: Path, switch: Switch) -> None:
@@ -81,16 +85,16 @@ async def test_full_ring_holds_frames_back(short_path: Path, switch: Switch) -> 
                 await a.send(frame(60, number))
 
         feeding = asyncio.create_task(feed())
-        while int((await a.qemu.info())["tx_full"]) == 0:
+        while (await a.qemu.netdev())["tx-full"] == 0:
             assert not feeding.done(), "1200 frames fit into a ring of 1024"
         switch.process.send_signal(signal.SIGCONT)
         numbers = [int.from_bytes(got[14:18], "big") for got in await b.receive_many(1000)]
         async with asyncio.timeout(SECONDS):
             await feeding
-        sent = await a.qemu.info()
+        sent = await a.qemu.netdev()
     # Not compared in order: QEMU's own hub swaps two frames when the dgram side had to wait.
     assert len(set(numbers)) == 1000
-    assert int(sent["tx_frames"]) == total
+    assert sent["tx-frames"] == total
 
 
 async def test_switch_that_dies_takes_the_link_not_qemu(short_path: Path, switch: Switch) -> None:
@@ -144,7 +148,22 @@ async def test_switch_that_is_restarted_is_used_again(short_path: Path, switch: 
         log = a.qemu.said()
         assert log.count("netdev n: the switch of vale1:a is gone") == 3
         assert log.count("netdev n: the switch of vale1:a is back") == 3
-        assert (await a.qemu.info())["provider"] == "user"
+        found = await a.qemu.netdev()
+        assert (found["state"], found["lost"]) == ("connected", 3)
+
+
+async def test_switch_that_is_not_waited_for_stays_away(
+    short_path: Path, switch: Switch
+) -> None:
+    async with hub(short_path, switch.env, "vale1:a", ",reconnect-ms=0") as a:
+        await ended(switch.process)
+        await asyncio.to_thread(eventually, "a warning", lambda: "is gone" in a.qemu.said())
+        async with running(switch.rundir):
+            await a.send(frame(60))
+            found = await a.qemu.netdev()
+            assert (found["state"], found["lost"], found["tx-frames"]) == ("removed", 1, 0)
+            with Qmp(switch.rundir / "qmp.sock") as qmp:
+                assert qmp.ports() == {}
 
 
 async def test_port_that_is_taken_away_stays_away(short_path: Path, switch: Switch) -> None:
@@ -173,13 +192,19 @@ async def test_frames_published_before_a_stop_of_the_switch_are_not_lost(
         assert set(await b.receive_many(100)) == {frame(3000, n) for n in range(100)}
 
 
-async def test_netdevs_come_and_go_without_a_trace(short_path: Path, switch: Switch) -> None:
+@pytest.mark.parametrize("queues", [1, 4])
+async def test_netdevs_come_and_go_without_a_trace(
+    short_path: Path, switch: Switch, queues: int
+) -> None:
     async with qemu(short_path, "q", switch.env, *NO_GUEST) as process:
-        netdev = {"type": "netmap", "id": "n", "ifname": "vale1:a"}
+        netdev = {"type": "netmap", "id": "n", "ifname": "vale1:a", "queues": queues}
         before = resources(process.process.pid)
         for _ in range(100):
             await process.qmp.execute("netdev_add", netdev)
+            assert (await process.netdev())["queues"] == queues
             await process.qmp.execute("netdev_del", {"id": "n"})
+        listed = await process.qmp.execute("qom-list", {"path": "/netmap"})
+        assert [entry for entry in listed if entry["name"] == "n"] == []
         assert resources(process.process.pid) == before
         assert process.said() == ""
 
@@ -206,10 +231,20 @@ async def test_idle_costs_no_cpu(short_path: Path, switch: Switch) -> None:
         ("ifname=vale1:a,devname=/etc/passwd", "/etc/passwd"),
         ("ifname=vale1:a,devname=/" + "x" * 200, "x" * 20),
         ("ifname=vale1:a,colour=red", "colour"),
+        ("ifname=vale1:a,queues=0", "queues=0: use 1 to 16"),
+        ("ifname=vale1:a,queues=17", "queues=17: use 1 to 16"),
+        ("ifname=vale1:a,queues=two", "queues"),
+        ("ifname=vale1:a,reconnect-ms=-1", "reconnect-ms"),
+        ("ifname=vale1:a,reconnect-ms=soon", "reconnect-ms"),
     ],
 )
 async def test_wrong_option_is_one_line(switch: Switch, options: str, says: str) -> None:
     assert says in await refused(switch.env, "-netdev", f"netmap,id=n,{options}".rstrip(","))
+
+
+async def test_a_hub_has_no_queues(switch: Switch) -> None:
+    argv = ("-net", "netmap,ifname=vale1:a,queues=2")
+    assert "a hub knows only one queue" in await refused(switch.env, *argv)
 
 
 async def test_no_switch_is_one_line(short_path: Path) -> None:

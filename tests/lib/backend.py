@@ -21,6 +21,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
@@ -121,6 +122,16 @@ class Qemu:
         text = str(await self.qmp.execute("human-monitor-command", arguments))
         line = next(line for line in text.splitlines() if "type=netmap" in line)
         return dict(re.findall(r"(\w+)=([^,]*)", line))
+
+    async def netdev(self, name: str = "n") -> dict[str, Any]:
+        """The properties of a netdev's object, as they are now."""
+        path = f"/netmap/{name}"
+        listed = await self.qmp.execute("qom-list", {"path": path})
+        assert isinstance(listed, list)
+        names = [entry["name"] for entry in listed if isinstance(entry, dict)]
+        return {
+            key: await self.qmp.execute("qom-get", {"path": path, "property": key}) for key in names
+        }
 
 
 @contextlib.asynccontextmanager

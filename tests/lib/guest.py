@@ -34,6 +34,7 @@ from lib.valed import BINARY
 ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("VALE_BUILD", ROOT / "build"))
 QEMU = Path(os.environ.get("QEMU", "/usr/bin/qemu-system-x86_64"))
+VALE_QEMU = Path(os.environ.get("VALE_QEMU", BUILD / "bin/qemu-system-x86_64-vale"))
 MICRO = BUILD / "images/micro"
 DEADLINE = 90
 # QEMU before 9.0 forgets TCG's TLBs where it reads the dirty bitmap by whole words: after that,
@@ -78,6 +79,12 @@ def stream(path: Path, *, server: bool = False) -> list[str]:
     return ["-netdev", f"stream,id=n{{n}},server={role},addr.type=unix,addr.path={path}"]
 
 
+def netmap(rundir: Path, port: str, options: str = "") -> list[str]:
+    """Our netdev on a port of the switch that runs there; only VALE_QEMU has it."""
+    where = f"ifname={port},devname={rundir}/netmap.sock"
+    return ["-netdev", f"netmap,id=n{{n}},{where}{options}"]
+
+
 class Guest:
     """A QEMU that runs micro, with these data NICs."""
 
@@ -90,6 +97,7 @@ class Guest:
         *,
         qemu: Path = QEMU,
         options: tuple[str, ...] = (),
+        model: str = "virtio-net-pci",
         nic_options: str = "",
         append: str = "",
         like: Guest | None = None,
@@ -118,9 +126,10 @@ class Guest:
             *("-device", f"virtio-net-pci,netdev=m,romfile=,mac={self.mac(9)}"),
         ]
         # QEMU before 8.0 crashes under TCG with vhost-user and MSI-X.
-        vectors = ",vectors=0" if version(qemu) < (8,) else ""
         for nic, netdev in enumerate(netdevs):
-            device = f"virtio-net-pci,netdev=n{nic},romfile=,mac={self.mac(nic)}{vectors}"
+            device = f"{model},netdev=n{nic},romfile=,mac={self.mac(nic)}"
+            if version(qemu) < (8,) and "vhost-user" in "".join(netdev):
+                device += ",vectors=0"
             argv += [word.format(n=nic) for word in netdev] + ["-device", device + nic_options]
         argv += [*options, *(("-incoming", "defer") if like else ())]
         print("+", *argv, flush=True)
