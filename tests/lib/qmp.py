@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 SECONDS = float(os.environ.get("VALE_TEST_SECONDS", "20"))
 
@@ -39,7 +39,7 @@ class RawQmp:
         self._lines.close()
         self.sock.close()
 
-    def __enter__(self) -> "RawQmp":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
