@@ -35,6 +35,9 @@ tools: deps           ## build the switch and the small programs
 qemu: deps            ## build QEMU with our netmap backend, from the distribution's source
 	@+$(MAKE) --no-print-directory -s $(QEMU)
 
+qemu-matrix: deps-test venv tools  ## build it from every Debian release, and with sanitizers; test all of them
+	@+qemu-backend/matrix.sh $(B) $(QEMU_MATRIX)
+
 image: deps           ## build the micro guest image
 	@+$(MAKE) --no-print-directory -s $(IMAGE)
 
@@ -44,7 +47,7 @@ venv: deps            ## install valemgr and what tests need into build/venv
 test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
-test-all: deps-test all sanitized $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
+test-all: deps-test all sanitized qemu-matrix $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
 	@./deps.sh packages-bench.txt
 	$(PYTEST) tests
 	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
@@ -85,7 +88,7 @@ clean:                ## remove everything that was made
 	rm -rf $(B)
 
 TOOLS := $(B)/bin/valed $(B)/bin/vale-pktgen $(B)/bin/valectl $(GUEST_PROGRAMS)
-QEMU  := $(B)/bin/qemu-system-x86_64-vale
+QEMU  := $(call qemu_binary,$(QEMU_CHOSEN))
 IMAGE := $(B)/images/micro/manifest.json
 VENV  := $(B)/bin/valemgr
 
@@ -97,4 +100,4 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu image venv test test-all check test-kernel bench bench-guest bench-peers lint deps deps-test clean
+.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-peers lint deps deps-test clean
