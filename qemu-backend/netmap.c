@@ -1034,12 +1034,14 @@ static NetmapPort *netmap_new(NetClientState *peer, const char *name,
     return port;
 }
 
-/* Whether the switch knows virtio-net headers: old netmap modules do not. */
+/*
+ * Whether the switch knows virtio-net headers: old netmap modules do not. No
+ * length but 0 is tried, since the kernel's switch sends longer frames than
+ * Ethernet's to a port that ever had another.
+ */
 static bool netmap_probe_vnet(struct vale_port *vale)
 {
-    return vale_set_vnet_hdr(vale, sizeof(struct virtio_net_hdr), 0,
-                             NULL) == 0 &&
-           vale_set_vnet_hdr(vale, 0, 0, NULL) == 0;
+    return vale_set_vnet_hdr(vale, 0, 0, NULL) == 0;
 }
 
 static struct vale_port *netmap_open(const NetdevNetmapOptions *opts,

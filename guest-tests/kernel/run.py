@@ -83,6 +83,7 @@ class Parts:
     pktgen: Path
     abi_test: Path
     window: Path
+    vnet_test: Path
     kernel: Path
     initrd: Path
     append: str
@@ -111,9 +112,10 @@ def find_parts(build: Path, module: Path) -> Parts:
         raise TestKernelError(f"{error.filename} is missing: run 'make'", EXIT_UNFIT) from error
     guest = build / "guest"
     parts = Parts(module, build / "bin/qemu-system-x86_64-vale", build / "bin/vale-pktgen",
-                  guest / "netmap-abi-test", guest / "netmap-window", micro / manifest["kernel"],
-                  micro / manifest["initrd"], manifest["append"])
-    for path in (parts.qemu, parts.pktgen, parts.abi_test, parts.window, parts.kernel,
+                  guest / "netmap-abi-test", guest / "netmap-window", guest / "qemu-vnet-test",
+                  micro / manifest["kernel"], micro / manifest["initrd"], manifest["append"])
+    for path in (parts.qemu, parts.pktgen, parts.abi_test, parts.window,
+                 parts.vnet_test, parts.kernel,
                  parts.initrd):
         if not path.is_file():
             raise TestKernelError(f"{path} is missing: run 'make'", EXIT_UNFIT)
@@ -146,7 +148,7 @@ async def build_initrd(parts: Parts, folder: Path) -> Path:
     overlay = folder / "overlay.img"
     files = {parts.module: "netmap.ko", HERE / "scenario.sh": "scenario.sh",
              parts.abi_test: "netmap-abi-test", parts.window: "netmap-window",
-             parts.pktgen: "vale-pktgen",
+             parts.vnet_test: "qemu-vnet-test", parts.pktgen: "vale-pktgen",
              parts.qemu: "qemu-system-x86_64"}
     process = await asyncio.create_subprocess_exec(
         OVERLAY, overlay, *(f"{path}={GUEST_DIR}/{name}" for path, name in files.items()),
@@ -187,7 +189,7 @@ class Report:
         if found := re.fullmatch(r"(ok|not ok) \d+ - (.*)", line):
             self.tap.append((found[1] == "ok", found[2]))
         elif found := re.fullmatch(r"1\.\.(\d+)", line):
-            self.planned = int(found[1])
+            self.planned += int(found[1])
         elif found := re.fullmatch(r"@(\w+\.\w+) (\d+) ?(.*)", line):
             self.runs[found[1]] = (int(found[2]), parse_object(found[3]))
         elif line == "@done":
@@ -295,11 +297,12 @@ def judge_refusals(report: Report) -> Iterator[Check]:
 
 def judge(report: Report) -> list[Check]:
     """All that was asked for, passed or not."""
-    abi = len(report.tap)
+    tests = len(report.tap)
     return [
         judge_run(report, "module.load"),
-        (abi == report.planned and abi > 0, f"abi: {abi} of {report.planned} tests ran"),
+        (tests == report.planned and tests > 0, f"{tests} of {report.planned} tests ran"),
         *((ok, name) for ok, name in report.tap),
+        judge_run(report, "vnet.test"),
         judge_run(report, "hub.qemu"),
         *judge_exact(report),
         *judge_windows(report),

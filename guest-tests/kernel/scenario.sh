@@ -83,6 +83,14 @@ on_one_switch() {
     pair rate1514 vale1:y vale1:x "" "--seconds 5 -l 1514"
 }
 
+# Headers and offloads between QEMU's NIC and another port; the program judges, in TAP.
+headers() {
+    timeout 300 ./qemu-vnet-test ./qemu-system-x86_64 /dev/netmap 2> "$out/vnet.err"
+    code=$?
+    echo "{}" > "$out/vnet"
+    report vnet.test $code vnet
+}
+
 through_qemu() {
     hub vale1:a vale2:b
     refused busy_tool ./vale-pktgen -i vale1:a -f rx --seconds 1
@@ -116,5 +124,6 @@ echo "@module.load 0 {}"
 ./netmap-abi-test
 on_one_switch
 refused bad_name_qemu bare_qemu -netdev netmap,id=n0,ifname=eth0:a:b
+headers
 through_qemu
 echo "@done"
