@@ -3,7 +3,7 @@
 # ruff: noqa: T201 -- a program that prints its report
 """Try everything of ours that speaks to /dev/netmap on the real VALE kernel module.
 
-    run.py [--build DIR] [NETMAP_KO]
+    run.py [--build DIR] [--bench] [NETMAP_KO]
 
 The module that the user built is booted in the micro guest, because a guest may crash:
 
@@ -12,6 +12,9 @@ The module that the user built is booted in the micro guest, because a guest may
     guest   scenario.sh --- netmap-abi-test                TAP
                         --- vale-pktgen, netmap-window     one JSON object per program
                         --- the same through qemu -machine none, a hub between two switches
+
+With --bench it measures instead: two netmap netdevs of one QEMU on a hub, paced so that nothing is
+lost (bench/hub_ndr.sh), with QEMU's own backend and with ours.
 
 The guest only runs programs and reports; what is right is decided here. Lines of the guest:
 
@@ -29,6 +32,7 @@ import argparse
 import asyncio
 import json
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -43,7 +47,7 @@ ROOT = HERE.parent.parent
 OVERLAY = ROOT / "images" / "overlay.sh"
 GUEST_DIR = "/usr/libexec/vale-kernel"
 
-TOTAL_SECONDS = 900
+TOTAL_SECONDS = 1800
 SILENT_SECONDS = 180
 CONSOLE_TAIL = 30
 
@@ -143,13 +147,27 @@ def say_not_tested(build: Path) -> None:
 # ------------------------------------------------------------------------------------ the guest
 
 
-async def build_initrd(parts: Parts, folder: Path) -> Path:
+def test_files(parts: Parts) -> dict[Path, str]:
+    """What the tests need in the guest, and its names there."""
+    return {HERE / "scenario.sh": "run.sh", parts.abi_test: "netmap-abi-test",
+            parts.window: "netmap-window", parts.vnet_test: "qemu-vnet-test"}
+
+
+def bench_files(build: Path) -> dict[Path, str]:
+    """What the measurement needs there."""
+    upstream = build / "qemu/bookworm-upstream/qemu-system-x86_64-vale"
+    if not upstream.is_file():
+        raise TestKernelError(f"{upstream} is missing: run 'make qemu QEMU_VARIANT=upstream'",
+                              EXIT_UNFIT)
+    return {HERE / "hub_bench.sh": "run.sh", ROOT / "bench/hub_ndr.sh": "hub_ndr.sh",
+            upstream: "qemu-upstream", build / "bin/valed": "valed"}
+
+
+async def build_initrd(parts: Parts, more: dict[Path, str], folder: Path) -> Path:
     """Lay our files over micro's initrd."""
     overlay = folder / "overlay.img"
-    files = {parts.module: "netmap.ko", HERE / "scenario.sh": "scenario.sh",
-             parts.abi_test: "netmap-abi-test", parts.window: "netmap-window",
-             parts.vnet_test: "qemu-vnet-test", parts.pktgen: "vale-pktgen",
-             parts.qemu: "qemu-system-x86_64"}
+    files = {parts.module: "netmap.ko", parts.pktgen: "vale-pktgen",
+             parts.qemu: "qemu-system-x86_64", **more}
     process = await asyncio.create_subprocess_exec(
         OVERLAY, overlay, *(f"{path}={GUEST_DIR}/{name}" for path, name in files.items()),
         stderr=asyncio.subprocess.PIPE)
@@ -171,7 +189,7 @@ def guest_argv(parts: Parts, initrd: Path) -> list[str]:
     return [str(parts.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm",
             "-smp", "2", "-m", "1024M", "-kernel", str(parts.kernel), "-initrd", str(initrd),
-            "-append", f"{parts.append} vale.run={GUEST_DIR}/scenario.sh", "-serial", "stdio"]
+            "-append", f"{parts.append} vale.run={GUEST_DIR}/run.sh", "-serial", "stdio"]
 
 
 @dataclass
@@ -328,15 +346,42 @@ def print_rates(report: Report) -> None:
 # ---------------------------------------------------------------------------------------- main
 
 
+async def boot(parts: Parts, files: dict[Path, str]) -> Report:
+    """Run the guest with these files to its end."""
+    report = Report()
+    release = module_release(parts.module)
+    print(f"test-kernel: booting micro ({release}) with {parts.module}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="vale-test-kernel-") as folder:
+        initrd = await build_initrd(parts, files, Path(folder))
+        await run_guest(guest_argv(parts, initrd), report)
+    return report
+
+
+async def bench_kernel(build: Path, module: Path) -> int:
+    """Measure, print a table, and write build/bench/hub-kernel.json."""
+    parts = find_parts(build, module)
+    report = await boot(parts, bench_files(build))
+    rates = {name: [report.runs.get(f"{name}{turn}.ndr", (1, {}))[1].get("pps", 0)
+                    for turn in (1, 2, 3)] for name in ("upstream", "module", "valed")}
+    base = max(statistics.median(rates["upstream"]), 1)
+    print(f"\n{'backend, switch':<28} {'kpps without loss':>20} {'median':>8} {'ratio':>6}")
+    labels = {"upstream": "QEMU's own, module", "module": "ours, module", "valed": "ours, valed"}
+    for name, label in labels.items():
+        median = statistics.median(rates[name])
+        each = " ".join(f"{rate / 1e3:.0f}" for rate in rates[name])
+        print(f"{label:<28} {each:>20} {median / 1e3:>8.0f} {median / base:>6.2f}")
+    path = build / "bench/hub-kernel.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rates, indent=1) + "\n")
+    print(f"frames of 60 bytes; all in one guest, 2 vCPUs under TCG; {path}")
+    return EXIT_OK
+
+
 async def test_kernel(build: Path, module: Path) -> int:
     """Run it all; give the exit code."""
     parts = find_parts(build, module)
-    report = Report()
     began = time.monotonic()
-    print(f"test-kernel: booting micro ({module_release(module)}) with {module}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="vale-test-kernel-") as folder:
-        initrd = await build_initrd(parts, Path(folder))
-        await run_guest(guest_argv(parts, initrd), report)
+    report = await boot(parts, test_files(parts))
     checks = judge(report)
     for number, (ok, name) in enumerate(checks, start=1):
         print(f"{'ok' if ok else 'not ok'} {number} - {name}")
@@ -352,13 +397,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="test-kernel", description="Try our programs on a VALE "
                                      "kernel module, in the micro guest.")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="what make has made")
+    parser.add_argument("--bench", action="store_true", help="measure instead of testing")
     parser.add_argument("module", nargs="?", type=Path, help="netmap.ko, for micro's kernel")
     options = parser.parse_args(arguments)
     if options.module is None:
         say_not_tested(options.build)
         return EXIT_OK
     try:
-        return asyncio.run(test_kernel(options.build, options.module))
+        action = bench_kernel if options.bench else test_kernel
+        return asyncio.run(action(options.build, options.module))
     except TestKernelError as error:
         print(f"test-kernel: {error}", file=sys.stderr)
         for line in error.console:
