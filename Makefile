@@ -35,7 +35,7 @@ tools: deps           ## build the switch and the small programs
 qemu: deps            ## build QEMU with our netmap backend, from the distribution's source
 	@+$(MAKE) --no-print-directory -s $(QEMU)
 
-qemu-matrix: deps-test venv tools  ## build it from every Debian release, and with sanitizers; test all of them
+qemu-matrix: deps-test venv tools image  ## build it from each Debian release, and with sanitizers; test all of them
 	@+qemu-backend/matrix.sh $(B) $(QEMU_MATRIX)
 
 image: deps           ## build the micro guest image
@@ -64,9 +64,16 @@ bench: tools venv     ## the switch on this host: throughput, scale, latency; ta
 	@$(B)/venv/bin/python bench/host.py
 	@$(B)/venv/bin/python bench/scale.py
 
-bench-guest: all      ## guest to guest, our backend and QEMU's stream netdev in one run
+bench-guest: all      ## guest to guest, our backend, vhost-user and QEMU's stream netdev; our backend on a hub
 	@$(B)/bin/valemgr pair vale1 --baseline stream --trials 5 --seconds 2
 	@$(B)/venv/bin/python bench/guests.py
+	@$(B)/venv/bin/python bench/guests.py --netdev netmap
+	@$(B)/venv/bin/python bench/guests.py --netdev netmap --model e1000
+	@$(B)/venv/bin/python bench/hub.py
+
+bench-kernel: all     ## our backend and QEMU's own on the real module in a guest: make bench-kernel NETMAP_KO=FILE
+	@+$(MAKE) --no-print-directory -s QEMU_VARIANT=upstream qemu
+	@guest-tests/kernel/run.py --bench $(if $(NETMAP_KO),'$(NETMAP_KO)')
 
 bench-peers: tools venv  ## vhost-user to vhost-user beside OVS-DPDK and DPDK's own driver (root; installs packages-bench.txt)
 	@./deps.sh packages-bench.txt
@@ -100,4 +107,4 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-peers lint deps deps-test clean
+.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-kernel bench-peers lint deps deps-test clean
