@@ -36,7 +36,7 @@ qemu: deps            ## build QEMU with our netmap backend, from the distributi
 	@+$(MAKE) --no-print-directory -s $(QEMU)
 
 qemu-matrix: deps-test venv tools image  ## build it from each Debian release, and with sanitizers; test all of them
-	@+qemu-backend/matrix.sh $(B) $(QEMU_MATRIX)
+	@qemu-backend/matrix.sh $(B) $(QEMU_MATRIX)
 
 image: deps           ## build the micro guest image
 	@+$(MAKE) --no-print-directory -s $(IMAGE)
