@@ -63,4 +63,14 @@ typedef struct NetmapOffloads {
 #define NETMAP_COMPAT_HAS_USO(fn)
 #endif
 
+/*
+ * NETMAP_COMPAT_RECEIVE_RAW(fn): the member of NetClientInfo, until 9.0. Later
+ * the core itself puts a header before what QEMU sends in a guest's name.
+ */
+#if NETMAP_QEMU_VERSION >= 901
+#define NETMAP_COMPAT_RECEIVE_RAW(fn)
+#else
+#define NETMAP_COMPAT_RECEIVE_RAW(fn) .receive_raw = fn,
+#endif
+
 #endif /* QEMU_NET_NETMAP_COMPAT_H */

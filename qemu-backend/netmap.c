@@ -533,6 +533,20 @@ static ssize_t netmap_receive(NetClientState *nc, const uint8_t *buf,
     return netmap_receive_iov(nc, &iov, 1);
 }
 
+/* Frames of QEMU itself, as after a migration, have no virtio-net header. */
+static ssize_t G_GNUC_UNUSED netmap_receive_raw(NetClientState *nc,
+                                                const uint8_t *buf,
+                                                size_t size)
+{
+    struct virtio_net_hdr_mrg_rxbuf hdr = { };
+    struct iovec iov[] = {
+        { .iov_base = &hdr, .iov_len = netmap_queue(nc)->port->vnet_hdr_len },
+        { .iov_base = (void *)buf, .iov_len = size },
+    };
+
+    return netmap_receive_iov(nc, iov, ARRAY_SIZE(iov));
+}
+
 /* The NIC model took the frame that it had to leave waiting. */
 static void netmap_rx_resume(NetClientState *nc, ssize_t len)
 {
@@ -797,8 +811,13 @@ static void netmap_set_vnet(NetmapPort *port, unsigned int len,
 /* A NIC that took the other's place has not asked for its header. */
 static void netmap_check_peer(NetmapPort *port)
 {
+    unsigned int i;
+
     if (port->vnet_hdr_len && port->queue[0]->nc.peer != port->vnet_peer) {
         netmap_set_vnet(port, 0, 0);
+        for (i = 0; i < port->queues; i++) {
+            port->queue[i]->nc.vnet_hdr_len = 0;
+        }
     }
 }
 
@@ -877,6 +896,7 @@ static NetClientInfo net_netmap_info = {
     .size = sizeof(NetmapQueue),
     .receive = netmap_receive,
     .receive_iov = netmap_receive_iov,
+    NETMAP_COMPAT_RECEIVE_RAW(netmap_receive_raw)
     .can_receive = netmap_can_receive,
     .has_vnet_hdr = netmap_has_vnet_hdr,
     .has_vnet_hdr_len = netmap_has_vnet_hdr_len,

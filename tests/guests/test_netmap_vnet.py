@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lib.guest import MARKS, VALE_QEMU, Guest, netmap
-from lib.valed import Valed, check_books
+from lib.valed import Valed, check_books, eventually
 
 FILE_BYTES = 8 << 20
 PINGS = 50
@@ -133,6 +133,16 @@ def test_frames_for_a_queue_that_is_off_go_to_the_first(lab: Lab) -> None:
     assert lab.netdev("b")["rx-dropped"] == 0
     b.run("ethtool -L vale0 combined 2")
     ping(a, b, 1)
+
+
+def test_frames_of_qemu_itself_get_a_header(lab: Lab) -> None:
+    port = "vale1:c"
+    before = lab.valed.qmp().port(port)["rx"]
+    with lab.guests["c"].qmp() as qmp:
+        qmp.execute("announce-self", initial=50, max=50, rounds=2, step=10, id="x")
+    wanted = before["frames"] + 2
+    eventually("two frames", lambda: lab.valed.qmp().port(port)["rx"]["frames"] >= wanted)
+    assert lab.valed.qmp().port(port)["rx"]["dropped"] == before["dropped"]
 
 
 def test_a_restart_of_the_guest_agrees_anew(lab: Lab) -> None:
