@@ -18,6 +18,7 @@ include guest-tests/build.mk
 include images/build.mk
 include qemu-backend/build.mk
 include guest-tests/kernel/build.mk
+include packaging/build.mk
 include tests/build.mk
 include tests/fuzz/build.mk
 
@@ -50,6 +51,9 @@ test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 test-all: deps-test all sanitized qemu-matrix $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
 	@./deps.sh packages-bench.txt
 	$(PYTEST) tests
+	@./deps.sh packages-deb.txt
+	@+$(MAKE) --no-print-directory -s deb
+	VALE_PACKAGES=1 $(PYTEST) tests/packages
 	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
 		tests/blackbox/test_valed_siege.py tests/blackbox/test_valed_floods.py
 	QEMU=$(B)/qemu-backports/qemu-system-x86_64 $(PYTEST) tests/guests/test_offload.py tests/guests/test_migration.py

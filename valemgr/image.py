@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A guest image as its manifest.json describes it.
 
-Looked for in $VALE_IMAGES, in the clone's build/images, in the data directory; the name is the
-folder's name, and a path to such a folder works too.
+Looked for in $VALE_IMAGES, in the clone's build/images, in the data directory, in
+PREFIX/lib/vale/images; the name is the folder's name, and a path to such a folder works too.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from valemgr import xdg
 from valemgr.errors import EnvironmentUnfitError
-from valemgr.locate import clone_root
+from valemgr.locate import clone_root, install_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,9 @@ def image_dirs() -> list[Path]:
     root = clone_root()
     if root:
         dirs.append(root / "build" / "images")
-    return [*dirs, xdg.data_dir() / "images"]
+    dirs.append(xdg.data_dir() / "images")
+    prefix = install_prefix()
+    return [*dirs, prefix / "lib/vale/images"] if prefix else dirs
 
 
 def load(name: str) -> Image:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Where our programs are: $VALE_BINDIR, the clone's build/bin, beside valemgr, PATH."""
+"""Where our programs are: $VALE_BINDIR, the clone's build/bin, beside valemgr, PATH.
+
+Installed, valemgr has an environment of its own at PREFIX/lib/valemgr.
+"""
 
 import os
 import shutil
@@ -20,12 +23,21 @@ def clone_root() -> Path | None:
     return root if (root / "pyproject.toml").is_file() else None
 
 
+def install_prefix() -> Path | None:
+    """PREFIX, where `make install` or a package has put us; None elsewhere."""
+    environment = Path(sys.prefix)
+    return environment.parents[1] if environment.parts[-2:] == ("lib", "valemgr") else None
+
+
 def bin_dirs() -> list[Path]:
     """Directories that are searched before PATH."""
     dirs = [Path(os.environ["VALE_BINDIR"])] if os.environ.get("VALE_BINDIR") else []
     root = clone_root()
     if root:
         dirs.append(root / "build" / "bin")
+    prefix = install_prefix()
+    if prefix:
+        dirs.append(prefix / "bin")
     return [*dirs, Path(sys.argv[0]).resolve().parent]
 
 

@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Installs what was built, and removes it again.
+#
+#   packaging/install.sh install|uninstall [COMPONENT...]       without one: all that were built
+#
+#   B        what make has built (build)
+#   PREFIX   where programs will look for each other (/usr/local)
+#   DESTDIR  a folder to put it all into instead of the root of the file system
+#
+# Components: switch (valed, tools, man pages, systemd units), dev (libvale), qemu, valemgr (with a
+# Python environment of its own), images. One list, files(), is what both commands go by.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+B=${B:-build}
+PREFIX=${PREFIX:-/usr/local}
+root=${DESTDIR:-}$PREFIX
+venv=lib/valemgr
+staged=$B/packaging
+
+die() { echo "install: $2" >&2; exit "$1"; }
+
+# manuals PAGE...
+manuals() {
+    local page
+    for page in "$@"; do
+        echo "644 docs/man/$page share/man/man${page##*.}/$page"
+    done
+}
+
+# files COMPONENT: mode, source and place below PREFIX of each file.
+files() {
+    local name
+    case $1 in
+    switch)
+        for name in valed valectl vale-pktgen; do
+            echo "755 $B/bin/$name bin/$name"
+        done
+        manuals valed.8 valectl.1 vale-pktgen.1
+        for name in valed.service valed.socket valed-qmp.socket; do
+            echo "644 $staged/$name lib/systemd/system/$name"
+        done
+        echo "644 contrib/systemd/vale.sysusers lib/sysusers.d/vale.conf"
+        ;;
+    dev)
+        echo "644 $B/lib/libvale.a lib/libvale.a"
+        echo "644 $staged/vale.pc lib/pkgconfig/vale.pc"
+        for name in libvale/libvale.h include/vale_proto.h include/net/netmap.h include/net/netmap_user.h; do
+            echo "644 $name include/vale/${name#*/}"
+        done
+        ;;
+    qemu)
+        echo "755 $B/bin/qemu-system-x86_64-vale bin/qemu-system-x86_64-vale"
+        manuals qemu-system-x86_64-vale.1
+        ;;
+    valemgr)
+        manuals valemgr.1 vale-udp-send.1 vale-udp-recv.1
+        echo "644 $staged/valemgr.bash share/bash-completion/completions/valemgr"
+        echo "644 $staged/valemgr.zsh share/zsh/vendor-completions/_valemgr"
+        echo "644 $staged/valemgr.fish share/fish/vendor_completions.d/valemgr.fish"
+        ;;
+    images)
+        for name in manifest.json vmlinuz initrd.img; do
+            echo "644 $B/images/micro/$name lib/vale/images/micro/$name"
+        done
+        ;;
+    *) die 2 "$1 is no component: switch, dev, qemu, valemgr, images" ;;
+    esac
+}
+
+# The file without which a component has not been built.
+needs() {
+    case $1 in
+    switch) echo "$B/bin/valed" ;;
+    dev) echo "$B/lib/libvale.a" ;;
+    qemu) echo "$B/bin/qemu-system-x86_64-vale" ;;
+    valemgr) echo "$B/bin/valemgr" ;;
+    images) echo "$B/images/micro/manifest.json" ;;
+    esac
+}
+
+# What is not installed as it lies in the tree: paths in it depend on PREFIX.
+stage() {
+    local unit shell
+    mkdir -p "$staged"
+    case $1 in
+    switch)
+        for unit in valed.service valed.socket valed-qmp.socket; do
+            sed "s|/usr/bin/|$PREFIX/bin/|" "contrib/systemd/$unit" >"$staged/$unit"
+        done
+        ;;
+    dev)
+        cat >"$staged/vale.pc" <<PC
+prefix=$PREFIX
+Name: libvale
+Description: Ports of VALE switches, on valed or on the netmap kernel module
+Version: $(sed -n 's/^#define VALE_VERSION  *"\(.*\)"/\1/p' include/version.h)
+Cflags: -I\${prefix}/include/vale
+Libs: -L\${prefix}/lib -lvale
+PC
+        ;;
+    valemgr)
+        for shell in bash zsh fish; do
+            _VALEMGR_COMPLETE=source_$shell "$B/bin/valemgr" >"$staged/valemgr.$shell"
+        done
+        ;;
+    esac
+}
+
+# A Python environment that runs below PREFIX, made below DESTDIR.
+install_venv() {
+    local here=$root/$venv source=$staged/source
+    rm -rf "$here" "$source"
+    mkdir -p "$source"
+    cp -r valemgr pyproject.toml README.md "$source" # setuptools builds in the tree, in its build/
+    ${PYTHON:-/usr/bin/python3} -m venv "$here"
+    "$here/bin/pip" install -q --disable-pip-version-check --no-compile "$source"
+    "$here/bin/pip" uninstall -q -y pip setuptools
+    rm -f "$here"/bin/[Aa]ctivate*
+    find "$here" -name __pycache__ -prune -exec rm -rf {} +
+    # Scripts and the environment itself name the place where they were made.
+    grep -rlIF "$here" "$here" | while read -r file; do
+        sed -i "s|$here|$PREFIX/$venv|g" "$file"
+    done
+    mkdir -p "$root/bin"
+    ln -sfn "../$venv/bin/valemgr" "$root/bin/valemgr"
+}
+
+install_component() {
+    local mode source target list
+    list=$(files "$1") || exit
+    stage "$1"
+    while read -r mode source target; do
+        [ -f "$source" ] || die 4 "$source is missing: run 'make all'"
+        install -D -m "$mode" "$source" "$root/$target"
+    done <<<"$list"
+    [ "$1" != valemgr ] || install_venv
+}
+
+# Files first, then the folders that are empty now, up to PREFIX.
+uninstall_component() {
+    local target list
+    list=$(files "$1") || exit
+    while read -r _ _ target; do
+        rm -f "$root/$target"
+        rmdir -p --ignore-fail-on-non-empty "$root/${target%/*}" 2>/dev/null || true
+    done <<<"$list"
+    [ "$1" = valemgr ] || return 0
+    rm -rf "${root:?}/$venv"
+    rm -f "$root/bin/valemgr"
+    rmdir -p --ignore-fail-on-non-empty "$root/lib" "$root/bin" 2>/dev/null || true
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+install)
+    chosen=("$@")
+    if [ $# -eq 0 ]; then
+        for component in switch dev qemu valemgr images; do
+            [ ! -f "$(needs $component)" ] || chosen+=("$component")
+        done
+        [ ${#chosen[@]} -gt 0 ] || die 4 "nothing has been built: run 'make all', or 'make tools'"
+    fi
+    for component in "${chosen[@]}"; do
+        install_component "$component"
+    done
+    echo "install: ${chosen[*]} in $root"
+    ;;
+uninstall)
+    [ $# -gt 0 ] || set -- switch dev qemu valemgr images
+    for component in "$@"; do
+        uninstall_component "$component"
+    done
+    echo "uninstall: $* removed from $root"
+    ;;
+*) die 2 "usage: install.sh install|uninstall [COMPONENT...]" ;;
+esac

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""make install and make uninstall: what comes goes, and works where it is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib.valed import BINARY
+
+ROOT = Path(__file__).parents[2]
+INSTALL = ROOT / "packaging" / "install.sh"
+
+pytestmark = [
+    pytest.mark.blackbox,
+    pytest.mark.skipif(not BINARY.exists(), reason=f"no {BINARY}: run 'make tools'"),
+]
+
+
+def install(command: str, folder: Path, *components: str) -> None:
+    env = {"PATH": "/usr/bin:/bin", "DESTDIR": str(folder), "PREFIX": "/opt/vale"}
+    print("+", INSTALL, command, *components, env)
+    subprocess.run([INSTALL, command, *components], env=env, check=True)
+
+
+def test_what_is_installed_works_and_goes_again(tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    (folder / "opt/vale/bin").mkdir(parents=True)
+    (folder / "opt/vale/bin/other").touch()
+    install("install", folder, "switch", "dev")
+    prefix = folder / "opt/vale"
+    shown = subprocess.run([prefix / "bin/valed", "--version"], capture_output=True, check=True)
+    assert shown.stdout.startswith(b"valed ")
+    unit = (prefix / "lib/systemd/system/valed.service").read_text()
+    assert "ExecStart=/opt/vale/bin/valed " in unit
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", prefix / "lib/pkgconfig/vale.pc"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert flags.split() == ["-I/opt/vale/include/vale", "-L/opt/vale/lib", "-lvale"]
+    install("uninstall", folder)
+    left = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    assert left == [Path("opt/vale/bin/other")]
+
+
+def test_an_unknown_component_is_one_line() -> None:
+    run = subprocess.run(
+        [INSTALL, "install", "kitchen"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert "kitchen is no component" in run.stderr
