@@ -32,7 +32,8 @@ PROGRAMS = ("bin/dash", "usr/bin/dropbearconvert", "usr/bin/iperf3", "bin/ip", "
             "sbin/bridge", "sbin/ethtool", "usr/sbin/ethtool", "usr/bin/tcpdump",
             "usr/sbin/dropbear")
 MODULES = ("virtio_pci", "virtio_net", "virtio-rng", "virtio_balloon", "qemu_fw_cfg",
-           "e1000", "e1000e", "8139cp", "8139too", "ne2k-pci", "pcnet32", "vmxnet3",
+           "e1000", "e1000e", "e100", "8139cp", "8139too", "ne2k-pci", "pcnet32", "tulip",
+           "vmxnet3", "xhci_pci", "rndis_host",
            "button", "evdev", "pktgen", "tun", "bridge", "veth", "vxlan", "8021q", "vhost_net")
 APPEND = ("console=ttyS0 quiet panic=-1 rootfstype=ramfs mitigations=off "
           "random.trust_cpu=on cryptomgr.notests")

@@ -24,7 +24,7 @@ from lib.valed import Valed, check_books
 PORTS = {"a": "vale1:a", "b": "vale1:b", "c": "vale2:c", "d": "vale2:d"}
 QEMUS_MAC = "52:54:00:12:34:56"  # of the first NIC of every QEMU that is not told another
 RATE, SECONDS = 200, 1
-COUNT = RATE * SECONDS
+LEAST = RATE * SECONDS // 10  # a guest may get no CPU when it should send
 
 pytestmark = [
     *MARKS,
@@ -96,8 +96,8 @@ def test_every_datagram_arrives_within_a_switch_and_none_without(
     counts = json.loads(report().splitlines()[-1])
     assert (counts["received"], counts["duplicated"]) == (sent, 0)
     grown = growth(before, lab.counters())
-    assert grown[PORTS[sender]][0] >= sent >= COUNT
-    assert grown[PORTS[receiver]][1] >= COUNT
+    assert grown[PORTS[sender]][0] >= sent >= LEAST
+    assert grown[PORTS[receiver]][1] >= sent
     switch = PORTS[sender].partition(":")[0]
     assert {n for n, moved in grown.items() if moved != (0, 0)} == {
         name for name in PORTS.values() if name.startswith(switch)
