@@ -171,13 +171,16 @@ make_venv() {
         ensuregroup --online "$src/pythondeps.toml" meson
 }
 
-# The option was renamed in 9.2.
+# The option became two in 9.2. The program by which 7.2 looks for UBSan makes gcc warn, which
+# it takes for a no; the warning is often wrong with sanitizers anyway. Stacks of allocations need
+# frame pointers.
 sanitize_args() {
     if grep -q "^option('asan'" "$src/meson_options.txt"; then
         echo --enable-asan --enable-ubsan
     else
         echo --enable-sanitizers
     fi
+    echo --extra-cflags=-Wno-maybe-uninitialized --extra-cflags=-fno-omit-frame-pointer
 }
 
 configure() {
@@ -194,6 +197,8 @@ configure() {
     rm -rf "$obj"
     mkdir -p "$obj"
     (cd "$obj" && run 1 configure "configuring" "$src/configure" "${args[@]}") || exit
+    [ "$variant" != asan ] || grep -q fsanitize=undefined "$obj/build.ninja" ||
+        die 1 "configure did not find UBSan; see $work/configure.log"
     echo "${args[*]}" >"$stamp"
 }
 
@@ -226,15 +231,21 @@ install_binary() {
     say "$binary is $("$binary" --version | head -n 1)"
 }
 
-check_environment
-mkdir -p "$work"
-# Paths below it are relative for ccache: one tree's objects serve another's.
-export CCACHE_BASEDIR=$build/qemu
-lock "$package"
-unpack
-apply_patch
-copy_sources
-lock "$obj"
-configure
-compile
-install_binary
+# All is read before it runs, so that an edit meanwhile does no harm.
+main() {
+    check_environment
+    mkdir -p "$work"
+    # Paths below it are relative for ccache: one tree's objects serve another's.
+    export CCACHE_BASEDIR=$build/qemu
+    lock "$package"
+    unpack
+    apply_patch
+    copy_sources
+    lock "$obj"
+    configure
+    compile
+    install_binary
+}
+
+main
+exit
