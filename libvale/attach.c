@@ -147,8 +147,8 @@ static int receive_answer(int reply_fd, struct answer *answer, int fds[VALE_FD_C
     ssize_t length = recvmsg(reply_fd, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     unsigned int count;
 
-    if (length < 0) {
-        return -errno;
+    if (length <= 0) {
+        return length < 0 ? -errno : -ECONNRESET;
     }
     count = take_fds(&mh, fds, VALE_FD_COUNT);
     if (length < (ssize_t)sizeof(answer->reply) || mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||

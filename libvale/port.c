@@ -101,8 +101,8 @@ static int open_named(struct search *s, const char *device, const char *origin)
     int rc;
 
     if (strlen(device) >= sizeof(s->port->device)) {
-        return vale_fail(s->err, ENAMETOOLONG, "%s: %s is too long a path (at most %zu bytes)", s->name.full, device,
-                         sizeof(s->port->device) - 1);
+        return vale_fail(s->err, ENAMETOOLONG, "%s: %.60s... is too long a path (at most %zu bytes)", s->name.full,
+                         device, sizeof(s->port->device) - 1);
     }
     if (stat(device, &st) < 0) {
         return vale_fail(s->err, errno, "%s: no switch at %s%s (%s): start valed, load the netmap module, or correct the path",
@@ -116,6 +116,10 @@ static int open_named(struct search *s, const char *device, const char *origin)
     }
     if (try_device(s, ops, device, &rc)) {
         return rc;
+    }
+    if (strstr(s->tried, strerror(ETIMEDOUT)) || strstr(s->tried, strerror(EAGAIN))) {
+        return vale_fail(s->err, ETIMEDOUT, "%s: no answer from %s%s: its valed hangs, end it and start it again",
+                         s->name.full, device, origin);
     }
     /* A socket of another type, or one that nobody listens on any more. */
     rc = strstr(s->tried, strerror(EPROTOTYPE)) ? EPROTO : ENOENT;

@@ -56,7 +56,11 @@
  * libvale, which still has the port's memory, to come back. Meanwhile frames of
  * the guest are dropped; if it takes long the link goes down, and up again
  * afterwards. Not at once: a guest forgets its neighbours when its carrier
- * goes. What the switch writes into slots is checked before use.
+ * goes.
+ *
+ * The switch may be another user's process, and write to the port's memory at
+ * any time. So bounds are taken once, into NetmapRing, and what it writes into
+ * rings and slots is read once and checked.
  */
 
 #include "qemu/osdep.h"
@@ -120,13 +124,25 @@ typedef struct NetmapCounters {
 
 typedef struct NetmapPort NetmapPort;
 
+/*
+ * A ring, and the bounds in it that we go by: what they were when it was opened
+ * and checked. The switch can write to all of the ring's memory at any time.
+ */
+typedef struct NetmapRing {
+    struct netmap_ring *ring;
+    char *base;                 /* buffer 0 */
+    uint32_t slots;
+    uint32_t buf_size;          /* bytes */
+    uint32_t buffers;           /* that lie in the port's memory */
+} NetmapRing;
+
 /* A ring pair, and the net client that it is. */
 typedef struct NetmapQueue {
     NetClientState nc;
     NetmapPort *port;
     unsigned int index;
-    struct netmap_ring *tx;
-    struct netmap_ring *rx;
+    NetmapRing tx;
+    NetmapRing rx;
     bool tx_wait;               /* waiting for room */
     bool rx_stopped;            /* the NIC cannot receive */
     unsigned int rx_via;        /* then: which queue of it cannot */
@@ -149,7 +165,6 @@ struct NetmapPort {
     unsigned int accepts;       /* VALE_ACCEPT_*: what the guest has */
     NetClientState *vnet_peer;  /* the NIC that asked for the header */
 
-    uint32_t buffers;           /* buffers that lie in the port's memory */
     uint32_t tx_largest;        /* slots of the largest frame */
     uint32_t tx_unkicked;       /* slots that wait for a kick */
     bool tx_kick_due;           /* the bottom half will kick */
@@ -207,6 +222,36 @@ static void netmap_counted(NetmapPort *port)
         timer_mod(port->info_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + NETMAP_INFO_MS);
     }
+}
+
+/* The index of a slot, which the switch may have changed to nonsense. */
+static uint32_t netmap_index(const NetmapRing *r, const uint32_t *index)
+{
+    uint32_t i = qatomic_read(index);
+
+    return i < r->slots ? i : 0;
+}
+
+static uint32_t netmap_next(const NetmapRing *r, uint32_t i)
+{
+    return i + 1 == r->slots ? 0 : i + 1;
+}
+
+/* Slots from head to tail. netmap's own count begins at cur, maybe ahead. */
+static uint32_t netmap_space(const NetmapRing *r)
+{
+    uint32_t head = netmap_index(r, &r->ring->head);
+    uint32_t tail = netmap_index(r, &r->ring->tail);
+
+    return tail >= head ? tail - head : tail + r->slots - head;
+}
+
+/* The buffer of a slot, or NULL when it is not in the port's memory. */
+static char *netmap_buffer(const NetmapRing *r, const struct netmap_slot *slot)
+{
+    uint32_t i = qatomic_read(&slot->buf_idx);
+
+    return i < r->buffers ? r->base + (size_t)i * r->buf_size : NULL;
 }
 
 /*
@@ -357,14 +402,6 @@ static void netmap_hangup(void *opaque)
     }
 }
 
-/* Slots free for us: netmap's own count starts at cur, which may wait ahead. */
-static uint32_t netmap_tx_space(const struct netmap_ring *ring)
-{
-    uint32_t tail = ring->tail, head = ring->head;
-
-    return tail >= head ? tail - head : tail + ring->num_slots - head;
-}
-
 static void netmap_tx_kick(NetmapPort *port)
 {
     port->tx_unkicked = 0;
@@ -395,15 +432,17 @@ static bool netmap_tx_make_room(NetmapQueue *q, uint32_t slots)
         return false;
     }
     do {
-        q->tx->cur = q->tx->head;
+        q->tx.ring->cur = q->tx.ring->head;
         if (vale_tx_publish(port->vale, q->index)) {
             netmap_tx_kick(port);
         }
-        if (netmap_tx_space(q->tx) >= slots) {
+        if (netmap_space(&q->tx) >= slots) {
             return true;
         }
         for (i = 0; i < port->queues; i++) {
-            port->queue[i]->tx->cur = port->queue[i]->tx->tail;
+            struct netmap_ring *ring = port->queue[i]->tx.ring;
+
+            ring->cur = ring->tail;
         }
     } while (vale_wait_begin(port->vale, VALE_TX));
     port->count.tx_full++;
@@ -417,7 +456,7 @@ static bool netmap_can_receive(NetClientState *nc)
     NetmapQueue *q = netmap_queue(nc);
     NetmapPort *port = q->port;
 
-    return !port->vale || netmap_tx_space(q->tx) >= port->tx_largest ||
+    return !port->vale || netmap_space(&q->tx) >= port->tx_largest ||
            netmap_tx_make_room(q, port->tx_largest);
 }
 
@@ -437,7 +476,7 @@ static void netmap_tx_ready(void *opaque)
 
         if (q->tx_wait) {
             q->tx_wait = false;
-            q->tx->cur = q->tx->head;
+            q->tx.ring->cur = q->tx.ring->head;
             qemu_flush_queued_packets(&q->nc);
         }
     }
@@ -451,25 +490,25 @@ static void netmap_tx_ready(void *opaque)
 static bool netmap_tx_copy(NetmapQueue *q, const struct iovec *iov, int iovcnt,
                            size_t size)
 {
-    struct netmap_ring *ring = q->tx;
-    uint32_t i = ring->head;
+    NetmapRing *r = &q->tx;
+    uint32_t i = netmap_index(r, &r->ring->head);
     size_t done = 0;
 
     while (done < size) {
-        struct netmap_slot *slot = &ring->slot[i];
-        uint32_t buf_idx = qatomic_read(&slot->buf_idx);
-        size_t len = MIN(size - done, ring->nr_buf_size);
+        struct netmap_slot *slot = &r->ring->slot[i];
+        char *buffer = netmap_buffer(r, slot);
+        size_t len = MIN(size - done, r->buf_size);
 
-        if (buf_idx >= q->port->buffers) {
+        if (!buffer) {
             return false;
         }
-        iov_to_buf(iov, iovcnt, done, NETMAP_BUF(ring, buf_idx), len);
+        iov_to_buf(iov, iovcnt, done, buffer, len);
         done += len;
         slot->len = len;
         slot->flags = done < size ? NS_MOREFRAG : 0;
-        i = nm_ring_next(ring, i);
+        i = netmap_next(r, i);
     }
-    ring->head = ring->cur = i;
+    r->ring->head = r->ring->cur = i;
     return true;
 }
 
@@ -484,7 +523,7 @@ static void netmap_tx_publish(NetmapQueue *q, uint32_t slots)
     }
     port->tx_unkicked += slots;
     if ((current_cpu && port->vale->provider == VALE_PROVIDER_USER) ||
-        port->tx_unkicked >= q->tx->num_slots / 2) {
+        port->tx_unkicked >= q->tx.slots / 2) {
         netmap_tx_kick(port);
     } else if (!port->tx_kick_due) {
         /* Not for each frame: scheduling can be a system call, too. */
@@ -509,8 +548,8 @@ static ssize_t netmap_receive_iov(NetClientState *nc, const struct iovec *iov,
         port->count.tx_gone++;
         return size;
     }
-    slots = DIV_ROUND_UP(size, q->tx->nr_buf_size);
-    if (slots && slots <= port->tx_largest && netmap_tx_space(q->tx) < slots &&
+    slots = DIV_ROUND_UP(size, q->tx.buf_size);
+    if (slots && slots <= port->tx_largest && netmap_space(&q->tx) < slots &&
         !netmap_tx_make_room(q, slots)) {
         return 0;
     }
@@ -640,18 +679,14 @@ static bool netmap_rx_complete(NetmapPort *port, int iovcnt, size_t size)
 }
 
 /* False: the slot points out of the port's memory. */
-static bool netmap_rx_slot(NetmapQueue *q, const struct netmap_slot *slot,
+static bool netmap_rx_slot(const NetmapRing *r, const struct netmap_slot *slot,
                            struct iovec *iov)
 {
-    uint32_t buf_idx = qatomic_read(&slot->buf_idx);
     uint16_t len = qatomic_read(&slot->len);
 
-    if (buf_idx >= q->port->buffers || len > q->rx->nr_buf_size) {
-        return false;
-    }
-    iov->iov_base = NETMAP_BUF(q->rx, buf_idx);
+    iov->iov_base = netmap_buffer(r, slot);
     iov->iov_len = len;
-    return true;
+    return iov->iov_base && len <= r->buf_size;
 }
 
 /* Gives slots back. With /dev/netmap the main loop's poll() does it. */
@@ -682,27 +717,28 @@ static void netmap_rx_take(NetmapQueue *q, int iovcnt, size_t size, bool good)
 /* Takes the frame at head; false when there is no complete one. */
 static bool netmap_rx_frame(NetmapQueue *q)
 {
-    struct netmap_ring *ring = q->rx;
+    NetmapRing *r = &q->rx;
     struct iovec *iov = q->port->iov;
-    uint32_t i = ring->head, tail = ring->tail;
+    uint32_t i = netmap_index(r, &r->ring->head);
+    uint32_t tail = netmap_index(r, &r->ring->tail);
     bool more = true, good = true;
     size_t size = 0;
     int n;
 
     for (n = 0; more && n < NETMAP_MAX_FRAGS; n++) {
-        struct netmap_slot *slot = &ring->slot[i];
+        struct netmap_slot *slot = &r->ring->slot[i];
 
         if (i == tail) {
-            ring->cur = tail;
+            r->ring->cur = tail;
             return false;
         }
         more = qatomic_read(&slot->flags) & NS_MOREFRAG;
-        good = good && netmap_rx_slot(q, slot, &iov[n]);
+        good = good && netmap_rx_slot(r, slot, &iov[n]);
         size += iov[n].iov_len;
-        i = nm_ring_next(ring, i);
+        i = netmap_next(r, i);
     }
     netmap_rx_take(q, n, size, good && !more);
-    ring->head = ring->cur = i;
+    r->ring->head = r->ring->cur = i;
     return true;
 }
 
@@ -720,7 +756,7 @@ static bool netmap_rx_ring(NetmapQueue *q)
         }
     }
     if (q->rx_stopped) {
-        q->rx->cur = q->rx->tail;
+        q->rx.ring->cur = q->rx.ring->tail;
     }
     return n == NETMAP_RX_BURST;
 }
@@ -765,14 +801,17 @@ static void netmap_rx_discard(NetmapPort *port)
 
     vale_rxsync(port->vale);
     for (i = 0; i < port->queues; i++) {
-        struct netmap_ring *ring = port->queue[i]->rx;
+        NetmapRing *r = &port->queue[i]->rx;
+        uint32_t at = netmap_index(r, &r->ring->head);
+        uint32_t left;
 
-        while (ring->head != ring->tail) {
-            uint16_t flags = qatomic_read(&ring->slot[ring->head].flags);
+        for (left = netmap_space(r); left > 0; left--) {
+            uint16_t flags = qatomic_read(&r->ring->slot[at].flags);
 
             port->count.rx_dropped += !(flags & NS_MOREFRAG);
-            ring->head = ring->cur = nm_ring_next(ring, ring->head);
+            at = netmap_next(r, at);
         }
+        r->ring->head = r->ring->cur = at;
         qemu_purge_queued_packets(&port->queue[i]->nc);
     }
     vale_rxsync(port->vale);
@@ -906,31 +945,54 @@ static NetClientInfo net_netmap_info = {
     .cleanup = netmap_cleanup,
 };
 
-/* Buffers of a ring that end within the port's memory, counted from index 0. */
-static uint32_t netmap_buffers(const struct vale_port *vale,
-                               const struct netmap_ring *ring)
+/* Takes in the bounds of a ring; false when it is not within the memory. */
+static bool netmap_ring_init(NetmapRing *r, const struct vale_port *vale,
+                             struct netmap_ring *ring)
 {
-    const char *end = (const char *)vale->mem + vale->memsize;
+    char *mem = vale->mem, *end = mem + vale->memsize, *at = (char *)ring;
 
-    return (end - NETMAP_BUF(ring, 0)) / ring->nr_buf_size;
+    if (at < mem || at > end - sizeof(*ring)) {
+        return false;
+    }
+    r->ring = ring;
+    r->slots = qatomic_read(&ring->num_slots);
+    r->buf_size = qatomic_read(&ring->nr_buf_size);
+    r->base = at + qatomic_read(&ring->buf_ofs);
+    if (r->slots < 2 || r->buf_size < ETH_ZLEN || r->base < mem ||
+        r->base > end || r->slots > (end - at - sizeof(*ring)) /
+                                    sizeof(struct netmap_slot)) {
+        return false;
+    }
+    r->buffers = (end - r->base) / r->buf_size;
+    return true;
 }
 
+static bool netmap_rings_init(NetmapPort *port, const struct vale_port *vale)
+{
+    unsigned int i;
+
+    for (i = 0; i < port->queues; i++) {
+        NetmapQueue *q = port->queue[i];
+
+        if (!netmap_ring_init(&q->tx, vale, vale_txring(vale, i)) ||
+            !netmap_ring_init(&q->rx, vale, vale_rxring(vale, i))) {
+            return false;
+        }
+        port->tx_largest = MIN(DIV_ROUND_UP(NET_BUFSIZE, q->tx.buf_size),
+                               MIN(NETMAP_MAX_FRAGS, q->tx.slots - 1));
+    }
+    return true;
+}
+
+/* The port is open, its rings are taken in. */
 static void netmap_start(NetmapPort *port, struct vale_port *vale)
 {
-    struct netmap_ring *first = vale_txring(vale, 0);
     unsigned int i;
 
     port->vale = vale;
     port->tx_unkicked = 0;
-    port->buffers = netmap_buffers(vale, vale_rxring(vale, 0));
-    port->tx_largest = MIN(DIV_ROUND_UP(NET_BUFSIZE, first->nr_buf_size),
-                           MIN(NETMAP_MAX_FRAGS, first->num_slots - 1));
     for (i = 0; i < port->queues; i++) {
-        NetmapQueue *q = port->queue[i];
-
-        q->tx = vale_txring(vale, i);
-        q->rx = vale_rxring(vale, i);
-        q->rx_stopped = false;
+        port->queue[i]->rx_stopped = false;
     }
     netmap_watch(port);
     if (vale->fd != vale_poll_fd(vale, VALE_RX)) {
@@ -1113,6 +1175,13 @@ int net_init_netmap(const Netdev *netdev, const char *name,
     }
     port = netmap_new(peer, name, queues, opts->has_reconnect_ms ?
                       opts->reconnect_ms : NETMAP_RECONNECT_MS);
+    if (!netmap_rings_init(port, vale)) {
+        error_setg(errp, "%s: the memory of %s has no valid layout",
+                   vale->name, vale->device);
+        port->lost = vale;
+        qemu_del_net_client(&port->queue[0]->nc);
+        return -1;
+    }
     port->has_vnet_hdr = netmap_probe_vnet(vale);
     port->provider = vale_provider_name(vale->provider);
     pstrcpy(port->ifname, sizeof(port->ifname), vale->name);
