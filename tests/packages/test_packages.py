@@ -135,11 +135,9 @@ class Debian:
     def take(self, name: str) -> None:
         """Copy a file or folder of this system to the same place."""
         source, target = Path("/") / name, self.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
-        elif source.exists():
-            target.unlink(missing_ok=True)
-            shutil.copy(source, target)
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.call("cp", "-aT", "--remove-destination", str(source), str(target))
 
     @staticmethod
     def call(*argv: str) -> None:
