@@ -228,7 +228,7 @@ install_binary() {
         mv "$binary.new" "$binary"
     fi
     touch "$binary"
-    say "$binary is $("$binary" --version | head -n 1)"
+    say "$binary is $("$binary" --version 2>/dev/null | head -n 1)"
 }
 
 # All is read before it runs, so that an edit meanwhile does no harm.

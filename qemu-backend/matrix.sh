@@ -39,7 +39,7 @@ for name; do
     binary=$(binary_of "$name")
     version=-
     if make -s B="$build" "$binary"; then
-        version=$("$binary" --version | sed -n '1s/.*version \([^ ]*\).*/\1/p')
+        version=$("$binary" --version 2>/dev/null | sed -n '1s/.*version \([^ ]*\).*/\1/p')
         echo "qemu: testing $name, $version"
         run_tests "$name" "$binary"
     else
