@@ -5,6 +5,7 @@
 # Each stanza there is one package; its field Components says what of install.sh it holds. Added
 # here: version, architecture, size, the libraries that its programs need, copyright, changelog.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 
 B=$(realpath "${B:-build}")
@@ -61,7 +62,14 @@ documents() {
 # The ELF files of a tree that have libraries.
 programs() {
     find "$1" -type f \( -perm -u+x -o -name '*.so*' \) -exec sh -c \
-        'for f; do head -c 4 "$f" | grep -q ELF && echo "$f"; done' _ {} +
+        'for f; do ! head -c 4 "$f" | grep -q ELF || echo "$f"; done' _ {} +
+}
+
+# Takes out what only debuggers, or the machine that it was built on, know.
+strip_all() {
+    find "$1" -name __pycache__ -prune -exec rm -r {} +
+    find "$1" -name '*.a' -exec strip --strip-debug {} +
+    programs "$1" | xargs -r strip --strip-unneeded
 }
 
 # libraries TREE: the packages that its programs need.
@@ -69,11 +77,12 @@ libraries() {
     local found work
     mapfile -t found < <(programs "$1")
     [ ${#found[@]} -gt 0 ] || return 0
-    strip --strip-unneeded "${found[@]}" 2>/dev/null || true
     work=$(mktemp -d)
     mkdir "$work/debian"
     echo "Source: vale" >"$work/debian/control"
-    (cd "$work" && dpkg-shlibdeps --ignore-missing-info -x"$2" -O "${found[@]}" 2>/dev/null) | sed 's/^shlibs:Depends=//'
+    (cd "$work" && dpkg-shlibdeps --ignore-missing-info -x"$2" -O "${found[@]}" >found 2>log) ||
+        { cat "$work/log" >&2; exit 1; }
+    sed 's/^shlibs:Depends=//' "$work/found"
     rm -r "$work"
 }
 
@@ -100,6 +109,7 @@ make_package() {
     # shellcheck disable=SC2046 # words
     DESTDIR=$tree PREFIX=/usr packaging/install.sh install $(field "$name" Components) >/dev/null
     documents "$name" "$tree"
+    strip_all "$tree"
     needed=$(libraries "$tree" "$name")
     [ "$name" != valed ] || needed="adduser, $needed"
     for script in postinst prerm postrm; do

@@ -15,11 +15,14 @@ cd "$(dirname "$0")/.."
 
 B=${B:-build}
 PREFIX=${PREFIX:-/usr/local}
-root=${DESTDIR:-}$PREFIX
+base=$(realpath -m "${DESTDIR:-/}")
+root=$(realpath -m "$base/$PREFIX")
 venv=lib/valemgr
 staged=$B/packaging
 
 die() { echo "install: $2" >&2; exit "$1"; }
+
+[[ $PREFIX = /* ]] || die 2 "PREFIX=$PREFIX: begin it with a /"
 
 # manuals PAGE...
 manuals() {
@@ -27,6 +30,14 @@ manuals() {
     for page in "$@"; do
         echo "644 docs/man/$page share/man/man${page##*.}/$page"
     done
+}
+
+# Where zsh looks: Debian's has a folder of its own for packages.
+zsh_folder() {
+    case $PREFIX in
+    /usr) echo share/zsh/vendor-completions ;;
+    *) echo share/zsh/site-functions ;;
+    esac
 }
 
 # files COMPONENT: mode, source and place below PREFIX of each file.
@@ -57,7 +68,7 @@ files() {
     valemgr)
         manuals valemgr.1 vale-udp-send.1 vale-udp-recv.1
         echo "644 $staged/valemgr.bash share/bash-completion/completions/valemgr"
-        echo "644 $staged/valemgr.zsh share/zsh/vendor-completions/_valemgr"
+        echo "644 $staged/valemgr.zsh $(zsh_folder)/_valemgr"
         echo "644 $staged/valemgr.fish share/fish/vendor_completions.d/valemgr.fish"
         ;;
     images)
@@ -117,12 +128,14 @@ install_venv() {
     ${PYTHON:-/usr/bin/python3} -m venv "$here"
     "$here/bin/pip" install -q --disable-pip-version-check --no-compile "$source"
     "$here/bin/pip" uninstall -q -y pip setuptools
-    rm -f "$here"/bin/[Aa]ctivate*
+    rm -f "$here"/bin/[Aa]ctivate* "$here"/lib/python*/site-packages/valemgr-*/direct_url.json
     find "$here" -name __pycache__ -prune -exec rm -rf {} +
     # Scripts and the environment itself name the place where they were made.
     grep -rlIF "$here" "$here" | while read -r file; do
         sed -i "s|$here|$PREFIX/$venv|g" "$file"
     done
+    # Who runs it may not write here: without bytecode every start would compile everything.
+    "$here/bin/python3" -m compileall -q -s "$root" -p "$PREFIX" "$here/lib"
     mkdir -p "$root/bin"
     ln -sfn "../$venv/bin/valemgr" "$root/bin/valemgr"
 }
@@ -138,18 +151,31 @@ install_component() {
     [ "$1" != valemgr ] || install_venv
 }
 
-# Files first, then the folders that are empty now, up to PREFIX.
+# Folders that every system has: they stay there, also empty.
+of_the_system() {
+    [ "$base" = / ] && [[ $1 =~ ^(opt|usr|usr/local)(/(bin|include|lib|share|share/man))?$ ]]
+}
+
+# prune FOLDER: removes it and those above it, up to DESTDIR, that are empty now.
+prune() {
+    local folder=${PREFIX#/}/$1
+    while [ "$folder" != . ] && ! of_the_system "$folder"; do
+        rmdir "$base/$folder" 2>/dev/null || break
+        folder=$(dirname "$folder")
+    done
+}
+
 uninstall_component() {
     local target list
     list=$(files "$1") || exit
+    if [ "$1" = valemgr ]; then
+        rm -rf "${root:?}/$venv"
+        list+=$'\n'"- - $venv"$'\n'"- - bin/valemgr"
+    fi
     while read -r _ _ target; do
         rm -f "$root/$target"
-        rmdir -p --ignore-fail-on-non-empty "$root/${target%/*}" 2>/dev/null || true
+        prune "$(dirname "$target")"
     done <<<"$list"
-    [ "$1" = valemgr ] || return 0
-    rm -rf "${root:?}/$venv"
-    rm -f "$root/bin/valemgr"
-    rmdir -p --ignore-fail-on-non-empty "$root/lib" "$root/bin" 2>/dev/null || true
 }
 
 command=${1:-}

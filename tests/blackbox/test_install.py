@@ -42,13 +42,37 @@ def test_what_is_installed_works_and_goes_again(tmp_path: Path) -> None:
     ).stdout
     assert flags.split() == ["-I/opt/vale/include/vale", "-L/opt/vale/lib", "-lvale"]
     install("uninstall", folder)
-    left = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    assert left == [Path("opt/vale/bin/other")]
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left == {"opt", "opt/vale", "opt/vale/bin", "opt/vale/bin/other"}
 
 
-def test_an_unknown_component_is_one_line() -> None:
+def test_no_folder_is_left_of_a_staged_installation(tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    install("install", folder, "switch", "dev")
+    install("uninstall", folder, "switch", "dev")
+    assert list(folder.iterdir()) == []
+
+
+def refused(component: str, **env: str) -> str:
     run = subprocess.run(
-        [INSTALL, "install", "kitchen"], capture_output=True, text=True, check=False
+        [INSTALL, "install", component],
+        env={"PATH": "/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 2
-    assert "kitchen is no component" in run.stderr
+    return run.stderr
+
+
+def test_an_unknown_component_is_one_line(tmp_path: Path) -> None:
+    said = refused("kitchen", DESTDIR=str(tmp_path))
+    assert said.startswith("install: kitchen is no component")
+    assert said.count("\n") == 1
+
+
+def test_a_prefix_that_is_not_absolute_is_one_line(tmp_path: Path) -> None:
+    assert refused("dev", DESTDIR=str(tmp_path), PREFIX="out") == (
+        "install: PREFIX=out: begin it with a /\n"
+    )

@@ -129,12 +129,13 @@ class Debian:
             str(folder),
             mirror,
         )
+        (folder / "etc/apt/sources.list").unlink(missing_ok=True)
         for name in CONFIGURATION:
             self.take(name)
 
     def take(self, name: str) -> None:
         """Copy a file or folder of this system to the same place."""
-        source, target = Path("/") / name, self.folder / name
+        source, target = (Path("/") / name).resolve(), self.folder / name
         if source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             self.call("cp", "-aT", "--remove-destination", str(source), str(target))
