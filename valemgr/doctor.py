@@ -61,15 +61,17 @@ async def examine(fix: bool = False) -> list[Finding]:
 async def _qemu() -> list[Finding]:
     path = locate.find(locate.QEMU)
     if path is None:
-        return [Finding("qemu", Health.BAD, f"no {locate.QEMU}", "make qemu")]
+        return [Finding("qemu", Health.BAD, f"no {locate.QEMU}", locate.remedy("vale-qemu"))]
     status, text = await proc.output_of([str(path), "--version"], Deadline(10))
     first = text.splitlines()[0] if text else "no answer"
     if status != 0:
-        return [Finding("qemu", Health.BAD, f"{path}: {first}", "make qemu")]
+        return [Finding("qemu", Health.BAD, f"{path}: {first}", locate.remedy("vale-qemu"))]
     _, netdevs = await proc.output_of([str(path), "-netdev", "help"], Deadline(10))
     findings = [Finding("qemu", Health.OK, f"{path}: {first}")]
     if "netmap" not in netdevs.split():
-        findings.append(Finding("qemu netmap", Health.BAD, f"{path} lacks netmap", "make qemu"))
+        findings.append(
+            Finding("qemu netmap", Health.BAD, f"{path} lacks netmap", locate.remedy("vale-qemu"))
+        )
     if _version(first) < (8, 0) and accel.kvm_obstacle():
         detail = "QEMU before 8.0 under TCG crashes with vhost-user and MSI-X"
         findings.append(Finding("qemu vhost-user", Health.WARN, detail, "vectors=0 on such NICs"))
@@ -80,7 +82,7 @@ async def _valed() -> list[Finding]:
     path = locate.find(locate.VALED)
     findings = []
     if path is None:
-        findings.append(Finding("valed", Health.BAD, "no valed", "make"))
+        findings.append(Finding("valed", Health.BAD, "no valed", locate.remedy("valed")))
     else:
         findings.append(Finding("valed", Health.OK, str(path)))
     async with switchd.connected() as running:
@@ -102,7 +104,7 @@ async def _image() -> list[Finding]:
     try:
         micro = image.load("micro")
     except ValeError as exc:
-        return [Finding("image", Health.BAD, str(exc), "make image")]
+        return [Finding("image", Health.BAD, str(exc), locate.remedy("vale-images"))]
     kernel = micro.manifest.get("kernel_release", "?")
     return [Finding("image", Health.OK, f"{micro.kernel.parent}, Linux {kernel}")]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from valemgr import xdg
 from valemgr.errors import EnvironmentUnfitError
-from valemgr.locate import clone_root, install_prefix
+from valemgr.locate import clone_root, install_prefix, remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def load(name: str) -> Image:
         if (folder / "manifest.json").is_file():
             return _read(folder)
     looked = ", ".join(str(folder.parent) for folder in candidates)
-    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: run 'make image'")
+    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: {remedy('vale-images')}")
 
 
 def _read(folder: Path) -> Image:
@@ -62,9 +62,11 @@ def _read(folder: Path) -> Image:
         )
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as exc:
         raise EnvironmentUnfitError(
-            f"image {folder}: manifest.json is not usable ({exc!r}): run 'make image' again"
+            f"image {folder}: manifest.json is not usable ({exc!r}): {remedy('vale-images')}"
         ) from exc
     for part in (image.kernel, image.initrd):
         if not part.is_file():
-            raise EnvironmentUnfitError(f"image {folder}: {part.name} is missing: run 'make image'")
+            raise EnvironmentUnfitError(
+                f"image {folder}: {part.name} is missing: {remedy('vale-images')}"
+            )
     return image

@@ -14,13 +14,22 @@ from valemgr.errors import EnvironmentUnfitError
 QEMU = "qemu-system-x86_64-vale"
 VALED = "valed"
 
-_REMEDY = {QEMU: "make qemu", VALED: "make"}
+_TARGETS = {"vale-qemu": "qemu", "valed": "tools", "vale-images": "image"}
+_PACKAGES = {QEMU: "vale-qemu", VALED: "valed"}
 
 
 def clone_root() -> Path | None:
     """The clone that this package runs from; None when it is installed."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").is_file() else None
+
+
+def remedy(package: str) -> str:
+    """What to do where something is missing that this package of ours holds."""
+    target = f"make {_TARGETS[package]}"
+    if clone_root():
+        return f"run '{target}'"
+    return f"install the package {package}, or run '{target} install' in the source"
 
 
 def install_prefix() -> Path | None:
@@ -56,6 +65,7 @@ def require(program: str) -> Path:
     path = find(program)
     if path is None:
         places = ", ".join(str(folder) for folder in bin_dirs())
-        remedy = _REMEDY.get(program, f"install {program}")
-        raise EnvironmentUnfitError(f"{program} is not in {places}, PATH: run '{remedy}'")
+        package = _PACKAGES.get(program)
+        what = remedy(package) if package else f"install {program}"
+        raise EnvironmentUnfitError(f"{program} is not in {places}, PATH: {what}")
     return path
