@@ -56,7 +56,7 @@ printf '%s\n' '{"execute": "qmp_capabilities"}' '{"execute": "qom-get", "argumen
 grep '"return": "connected"' /tmp/qmp
 echo quit | qemu-system-x86_64-vale -machine pc -S -display none -accel tcg -monitor stdio \
     -net nic -net netmap,ifname=vale1:q > /tmp/qemu 2>&1
-! grep -i 'could not' /tmp/qemu
+if grep -iE 'could not|failed to' /tmp/qemu; then exit 1; fi
 
 # libvale: a program is built and opens a port.
 apt-get install -y -q --no-install-recommends gcc pkg-config > /dev/null
