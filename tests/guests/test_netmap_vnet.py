@@ -79,21 +79,10 @@ def test_header_and_queues_are_agreed_on(lab: Lab, name: str, queues: int) -> No
     assert port["rings"] == queues
 
 
-def send_file(sender: Guest, receiver: Guest) -> None:
-    """A file of random bytes arrives as it was, and no segment of it is found bad."""
-    sender.run(f"head -c {FILE_BYTES} /dev/urandom > /tmp/f")
-    digest = sender.run("sha256sum < /tmp/f")
-    receive = "[ -p /tmp/p ] || mkfifo /tmp/p; nc -l -p 9000 0<>/tmp/p | sha256sum"
-    wanted = receiver.serve(receive, 9000)
-    sender.run(f"nc {receiver.address()} 9000 < /tmp/f")
-    assert wanted() == digest
-    assert receiver.snmp("Tcp", "InErrs") == receiver.snmp("Tcp", "InCsumErrors") == 0
-
-
 def test_a_guest_that_accepts_nothing_gets_complete_frames(lab: Lab) -> None:
     port = "vale1:c"
     before, netdev = lab.valed.qmp().port(port)["tx"]["segmented"], lab.netdev("c")
-    send_file(lab.guests["a"], lab.guests["c"])
+    lab.guests["a"].send_file(lab.guests["c"], FILE_BYTES)
     after = lab.valed.qmp().port(port)["tx"]["segmented"]
     frames, segments = (after[key] - before[key] for key in ("frames", "segments"))
     assert segments > 2 * frames > 0

@@ -239,6 +239,18 @@ class Guest:
         )
         return int(values[names.index(counter)])
 
+    def send_file(self, receiver: Guest, size: int, *, ipv6: bool = False) -> None:
+        """A file of random bytes arrives as it was, and no segment of it is found bad."""
+        self.run(f"[ -f /tmp/f ] || head -c {size} /dev/urandom > /tmp/f")
+        digest = self.run("sha256sum < /tmp/f")
+        # Its input never ends: nc would pass that on, and the other side take it for the end.
+        receive = "[ -p /tmp/p ] || mkfifo /tmp/p; nc -l -p 9000 0<>/tmp/p | sha256sum"
+        wanted = receiver.serve(receive, 9000)
+        self.run(f"nc {receiver.address(ipv6=ipv6)} 9000 < /tmp/f")
+        assert wanted() == digest
+        for guest in (self, receiver):
+            assert guest.snmp("Tcp", "InErrs") == guest.snmp("Tcp", "InCsumErrors") == 0
+
     def qmp(self) -> Qmp:
         """A QMP client of this QEMU; the caller closes it."""
         end = Deadline(DEADLINE)
