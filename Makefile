@@ -23,7 +23,7 @@ include tests/build.mk
 include tests/fuzz/build.mk
 
 help:                 ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18
 
 demo: all             ## two guests on one switch, measured: a table in the end
 	@$(B)/bin/valemgr pair vale1
