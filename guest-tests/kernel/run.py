@@ -321,6 +321,7 @@ def judge(report: Report) -> list[Check]:
         (tests == report.planned and tests > 0, f"{tests} of {report.planned} tests ran"),
         *((ok, name) for ok, name in report.tap),
         judge_run(report, "vnet.test"),
+        judge_run(report, "queues.qemu", queues=2),
         judge_run(report, "hub.qemu"),
         *judge_exact(report),
         *judge_windows(report),

@@ -91,6 +91,17 @@ headers() {
     report vnet.test $code vnet
 }
 
+# A netdev of two ring pairs, asked over QMP how many it has.
+queues() {
+    printf '%s\n' "{'execute': 'qmp_capabilities'}" \
+        "{'execute': 'qom-get', 'arguments': {'path': '/netmap/n0', 'property': 'queues'}}" \
+        "{'execute': 'quit'}" > "$out/commands"
+    bare_qemu -qmp stdio -netdev netmap,id=n0,ifname=vale1:m,queues=2 \
+        < "$out/commands" > "$out/qmp" 2> "$out/queues.err"
+    sed -n 's/.*"return": \([0-9][0-9]*\).*/{"queues": \1}/p' "$out/qmp" > "$out/queues"
+    report queues.qemu $? queues
+}
+
 through_qemu() {
     hub vale1:a vale2:b
     refused busy_tool ./vale-pktgen -i vale1:a -f rx --seconds 1
@@ -125,5 +136,6 @@ echo "@module.load 0 {}"
 on_one_switch
 refused bad_name_qemu bare_qemu -netdev netmap,id=n0,ifname=eth0:a:b
 headers
+queues
 through_qemu
 echo "@done"
