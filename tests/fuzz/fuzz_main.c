@@ -220,7 +220,7 @@ struct port *fuzz_native(const char *text, unsigned int header)
     MUST(vale_name_parse(text, &name, &err) == 0);
     region_clamp(&config);
     MUST(ring_port_create(&port, &name, &config, 0) == 0);
-    ring_port_set_header(port, header);
+    ring_port_set_header(port, header, 0);
     MUST(port_add(port) == 0);
     return port;
 }
