@@ -80,7 +80,12 @@ static void step(struct input *in)
         break;
     case TURN: fuzz_turn(); break;
     case WAIT: fuzz_pass_time(WAIT_MS * 1000 / 2); break;
-    case HEADER: ring_port_set_header(liar, headers[take(in, 1) % 3]); break;
+    case HEADER: {
+        uint32_t byte = (uint32_t)take(in, 1);
+
+        ring_port_set_header(liar, headers[byte % 3], byte & 128 ? VALE_ACCEPT_GIVEN | byte >> 2 : 0);
+        break;
+    }
     }
 }
 
