@@ -373,7 +373,8 @@ static void netmap_reconnect(void *opaque)
     int rc = vale_reconnect(vale);
 
     if (rc == -EAGAIN) {
-        if (gone_ms >= NETMAP_GRACE_MS && !port->link_taken) {
+        if (gone_ms >= NETMAP_GRACE_MS && !port->link_taken &&
+            !port->queue[0]->nc.link_down) {
             netmap_take_link(port);
         }
         netmap_retry_later(port);
