@@ -1,33 +1,61 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a user asks for: frozen models of a lab, checked on construction.
+"""What a user asks for, fully said: frozen models of a lab, checked on construction.
 
-    Lab ── guests ── nics ── each on a port of a switch, or on one end of a cable
+    Lab ── switches     named, with their settings
+        ── guests ── nics ── each on a port of a switch, or on one end of a cable
+        ── links        two NICs alone on a private switch of kind p2p
+        ── tests        what must hold when it runs
 
-A cable joins two NICs back-to-back by QEMU's own `stream` netdev, without a switch: the baseline
-that a switch is measured against.
+A topology file says less (labfile.py fills in defaults, groups, links and addresses); a state file
+holds just this. A cable joins two NICs back-to-back by QEMU's own `stream` netdev, without a
+switch: the baseline that a switch is measured against.
+
+Units: µs for times that the switch keeps, seconds elsewhere; percent; bit/s; bytes; MiB.
 """
 
+import hashlib
 import ipaddress
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from valemgr.names import check_label, parse_port
+from valemgr.names import check_label, parse_port, parse_switch
+
+NIC_NAME = r"^[a-zA-Z][a-zA-Z0-9_-]{0,14}$"  # of a Linux interface, and of a QEMU object
+MGMT = "mgmt"
+LINK_PREFIX = "valeL"
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class NicModel(StrEnum):
-    """NIC models that the micro image has drivers for."""
+    """NIC models that the images have drivers for."""
 
     VIRTIO = "virtio-net-pci"
     E1000 = "e1000"
     E1000E = "e1000e"
+    RTL8139 = "rtl8139"
+    VMXNET3 = "vmxnet3"
+    PCNET = "pcnet"
 
 
 class Backend(StrEnum):
     """How a guest's NIC reaches its port."""
 
+    AUTO = "auto"
     NETMAP = "netmap"
+    VHOST_USER = "vhost-user"
+    STREAM = "stream"
+
+
+class Provider(StrEnum):
+    """Who implements a switch."""
+
+    USER = "user"
+    KERNEL = "kernel"
 
 
 def _canonical_port(text: str) -> str:
@@ -38,15 +66,47 @@ def _interface(text: str) -> str:
     return str(ipaddress.ip_interface(text))
 
 
+def _lower_mac(text: str) -> str:
+    mac = text.lower()
+    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
+        raise ValueError(f"'{text}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
+    if int(mac[:2], 16) & 1:
+        raise ValueError(f"MAC {mac} is a group address: its first byte must be even")
+    return mac
+
+
 PortField = Annotated[str, AfterValidator(_canonical_port)]
+SwitchField = Annotated[str, AfterValidator(parse_switch)]
 AddressField = Annotated[str, AfterValidator(_interface)]
-MacField = Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
+MacField = Annotated[str, AfterValidator(_lower_mac)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Model(BaseModel):
     """Frozen, and strict about keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Impairment(Model):
+    """What befalls the frames of one direction; as port-set takes it (docs/qmp.md)."""
+
+    delay: Annotated[int, Field(ge=0, le=60_000_000)] = 0  # µs
+    jitter: Annotated[int, Field(ge=0, le=60_000_000)] = 0  # µs
+    loss: Percent = 0
+    duplicate: Percent = 0
+    corrupt: Percent = 0
+    reorder: Percent = 0
+    rate: Annotated[int, Field(ge=0)] = 0  # bit/s; 0: as fast as it goes
+    limit: Annotated[int, Field(ge=0)] = 0  # bytes; 0: the switch's default
+    seed: int | None = None
+
+
+class Impair(Model):
+    """A port's impairments: `into` the switch from the guest, and `out` of it to the guest."""
+
+    into: Impairment | None = None
+    out: Impairment | None = None
 
 
 class Cable(Model):
@@ -57,20 +117,67 @@ class Cable(Model):
 
 
 class Nic(Model):
-    """A data NIC."""
+    """A data NIC; `name` is that of the guest's interface."""
 
+    name: Annotated[str, Field(pattern=NIC_NAME)]
     port: PortField | None = None
     cable: Cable | None = None
-    backend: Backend = Backend.NETMAP
+    backend: Backend = Backend.AUTO
     model: NicModel = NicModel.VIRTIO
+    queues: Annotated[int, Field(ge=1, le=8)] = 1
     mac: MacField | None = None
-    mtu: Annotated[int, Field(ge=68, le=65521)] = 1500
+    mtu: Annotated[int, Field(ge=68, le=9000)] = 1500
     addresses: tuple[AddressField, ...] = ()
+    impair: Impair = Impair()
 
     @model_validator(mode="after")
-    def _one_end(self) -> Self:
+    def _meaningful(self) -> Self:
         if (self.port is None) == (self.cable is None):
             raise ValueError("a NIC is on a port or on a cable, exactly one of them")
+        if self.name in (MGMT, "lo"):
+            raise ValueError(f"'{self.name}' is the name of an interface that every guest has")
+        if self.model is not NicModel.VIRTIO and self.queues > 1:
+            raise ValueError(f"{self.model} has one queue: use virtio-net-pci, or queues: 1")
+        if self.model is not NicModel.VIRTIO and self.backend is Backend.VHOST_USER:
+            raise ValueError(
+                f"vhost-user serves virtio-net-pci only, not {self.model}: use netmap or stream"
+            )
+        if self.backend is Backend.STREAM and self.queues > 1:
+            raise ValueError("a stream socket has one queue: use netmap or vhost-user")
+        return self
+
+    @property
+    def switch(self) -> str:
+        """The name of its switch; empty for a cable."""
+        return self.port.partition(":")[0] if self.port else ""
+
+    @property
+    def segment(self) -> str:
+        """Who shares it hears each other."""
+        return f"cable {self.cable.name}" if self.cable else f"switch {self.switch}"
+
+
+class File(Model):
+    """A file of the host (absolute path) that is copied into a guest before its startup."""
+
+    source: str
+    target: Annotated[str, Field(pattern=r"^/.*[^/]$")]
+    mode: Annotated[str, Field(pattern=r"^[0-7]{3,4}$")] = "0644"
+
+
+class Condition(Model):
+    """A command that must succeed in a guest, and perhaps say something (a regular expression)."""
+
+    exec: Annotated[str, Field(min_length=1)]
+    expect: str = ""
+    timeout: Annotated[float, Field(gt=0, le=86400)] = 60.0
+
+    @model_validator(mode="after")
+    def _expectation_compiles(self) -> Self:
+        try:
+            re.compile(self.expect)
+        except re.error as exc:
+            raise ValueError(f"expect: '{self.expect}' is no regular expression: {exc}") from exc
         return self
 
 
@@ -78,14 +185,81 @@ class Guest(Model):
     """A virtual machine."""
 
     name: str
+    group: str = ""
     image: str = "micro"
+    qemu: str = ""  # its emulator; empty: ours, else the distribution's
     cpus: Annotated[int, Field(ge=1, le=64)] = 1
     memory_mib: Annotated[int, Field(ge=32)] = 128
+    spare: Annotated[int, Field(ge=0, le=16)] = 4  # free slots for NICs that come later
     nics: tuple[Nic, ...] = ()
+    files: tuple[File, ...] = ()
+    startup: tuple[str, ...] = ()
+    ready: tuple[Condition, ...] = ()
+    after: tuple[str, ...] = ()  # guests that must be ready before this one starts
 
     @model_validator(mode="after")
-    def _name_is_a_label(self) -> Self:
+    def _consistent(self) -> Self:
         check_label("guest", self.name)
+        _no_twins(f"guest {self.name}: NIC", [nic.name for nic in self.nics])
+        return self
+
+    def nic(self, name: str) -> Nic | None:
+        """The NIC of that name."""
+        return next((nic for nic in self.nics if nic.name == name), None)
+
+
+class Switch(Model):
+    """A switch's settings; as switch-set takes them (docs/qmp.md)."""
+
+    name: SwitchField
+    provider: Provider = Provider.USER
+    shared: bool = False  # with other labs that say so too
+    p2p: bool = False
+    age: Annotated[int, Field(ge=0)] | None = None  # s
+    cap: Annotated[int, Field(ge=0)] | None = None  # stations of one port
+    overflow: Literal["drop", "wait"] | None = None
+    wait_limit: Annotated[int, Field(ge=0)] | None = None  # ms
+    neighbours: Literal["static", "arp"] = "static"
+
+    @model_validator(mode="after")
+    def _kernel_has_no_settings(self) -> Self:
+        settings = (self.p2p, self.age, self.cap, self.overflow, self.wait_limit)
+        if self.provider is Provider.KERNEL and any(settings):
+            raise ValueError(f"switch {self.name}: the kernel's switch has no settings")
+        return self
+
+
+class Link(Model):
+    """Two NICs, each as `guest:nic`, alone on a private switch."""
+
+    ends: tuple[str, str]
+    switch: SwitchField
+
+
+class UdpTest(Model):
+    """One UDP trial, from a guest to the NIC of another, both as `guest:nic`."""
+
+    sender: str
+    receiver: str
+    frame: Annotated[int, Field(ge=64, le=1518)] = 64
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    rate: Annotated[int, Field(ge=1)] | None = None  # frames a second offered
+    min_pps: float = 0
+    max_loss: Percent = 100
+
+
+class Test(Model):
+    """What must hold when the lab is ready: a command in a guest, or a UDP trial."""
+
+    name: str
+    guest: str = ""
+    condition: Condition | None = None
+    udp: UdpTest | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.condition is None) == (self.udp is None):
+            raise ValueError(f"test '{self.name}': a command (exec) or a trial (udp), one of them")
         return self
 
 
@@ -93,30 +267,69 @@ class Lab(Model):
     """A topology that can run."""
 
     name: str
-    guests: tuple[Guest, ...]
+    description: str = ""
+    switches: tuple[Switch, ...] = ()
+    guests: tuple[Guest, ...] = ()
+    links: tuple[Link, ...] = ()
+    tests: tuple[Test, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_label("lab", self.name)
         _no_twins("guest", [guest.name for guest in self.guests])
-        nics = [nic for guest in self.guests for nic in guest.nics]
+        _no_twins("switch", [switch.name for switch in self.switches])
+        nics = [nic for _, nic in self.nics()]
         _no_twins("port", [nic.port for nic in nics if nic.port])
         _no_twins("MAC", [nic.mac for nic in nics if nic.mac])
-        ends = [nic.cable for nic in nics if nic.cable]
-        for name in {end.name for end in ends}:
-            if sorted(end.listens for end in ends if end.name == name) != [False, True]:
-                raise ValueError(f"cable '{name}' needs one end that listens and one that connects")
+        _check_cables([nic.cable for nic in nics if nic.cable])
+        _check_addresses(self)
+        _check_references(self)
+        start_order(self.guests)
         return self
+
+    def nics(self) -> Iterator[tuple[Guest, Nic]]:
+        """Every data NIC with its guest."""
+        return ((guest, nic) for guest in self.guests for nic in guest.nics)
+
+    def guest(self, name: str) -> Guest | None:
+        """The guest of that name."""
+        return next((guest for guest in self.guests if guest.name == name), None)
 
     @property
     def ports(self) -> tuple[str, ...]:
         """Every switch port of the lab."""
-        return tuple(nic.port for guest in self.guests for nic in guest.nics if nic.port)
+        return tuple(nic.port for _, nic in self.nics() if nic.port)
 
-    @property
-    def switches(self) -> tuple[str, ...]:
-        """The names of the switches that the ports are on."""
-        return tuple(sorted({port.partition(":")[0] for port in self.ports}))
+    def all_switches(self) -> dict[str, Switch]:
+        """Every switch by name: those declared, and those that ports are on."""
+        found = {switch.name: switch for switch in self.switches}
+        for _, nic in self.nics():
+            if nic.switch and nic.switch not in found:
+                found[nic.switch] = Switch(name=nic.switch)
+        return dict(sorted(found.items()))
+
+
+def link_switch(lab: str, ends: Iterable[str]) -> str:
+    """The generated name of a link's private switch: `valeL` and base 36 of its ends."""
+    digest = hashlib.sha256(f"{lab}/{'/'.join(ends)}".encode()).digest()
+    number, text = int.from_bytes(digest[:6], "big"), ""
+    while len(text) < 7:
+        number, digit = divmod(number, 36)
+        text += _BASE36[digit]
+    return LINK_PREFIX + text
+
+
+def start_order(guests: Iterable[Guest]) -> list[str]:
+    """Guests' names, each behind those it is to start after; ValueError for a circle."""
+    waiting = {guest.name: set(guest.after) for guest in guests}
+    order: list[str] = []
+    while waiting:
+        free = [name for name, after in waiting.items() if not after & waiting.keys()]
+        if not free:
+            raise ValueError(f"guests wait for each other: {' → '.join(_circle(waiting))}")
+        order += free
+        waiting = {name: after for name, after in waiting.items() if name not in free}
+    return order
 
 
 def pair_lab(
@@ -130,7 +343,12 @@ def pair_lab(
     return Lab(
         name=switch,
         guests=tuple(
-            Guest(name=name, image=image, nics=_pair_nics(switch, host, model, backend, baseline))
+            Guest(
+                name=name,
+                image=image,
+                spare=0,
+                nics=_pair_nics(switch, host, model, backend, baseline),
+            )
             for host, name in enumerate(("a", "b"), start=1)
         ),
     )
@@ -140,14 +358,61 @@ def _pair_nics(
     switch: str, host: int, model: NicModel, backend: Backend, baseline: bool
 ) -> tuple[Nic, ...]:
     port = f"{switch}:{'ab'[host - 1]}"
-    nic = Nic(port=port, model=model, backend=backend, addresses=(f"198.18.0.{host}/24",))
+    address = f"198.18.0.{host}/24"
+    nic = Nic(name="vale0", port=port, model=model, backend=backend, addresses=(address,))
     if not baseline:
         return (nic,)
     cable = Cable(name="baseline", listens=host == 1)
-    return (nic, Nic(cable=cable, model=model, addresses=(f"198.19.0.{host}/24",)))
+    return (nic, Nic(name="vale1", cable=cable, model=model, addresses=(f"198.19.0.{host}/24",)))
 
 
 def _no_twins(kind: str, values: list[str]) -> None:
-    for value in sorted(set(values)):
-        if values.count(value) > 1:
+    for value, times in Counter(values).items():
+        if times > 1:
             raise ValueError(f"{kind} '{value}' is used twice")
+
+
+def _check_cables(ends: list[Cable]) -> None:
+    for name in {end.name for end in ends}:
+        if sorted(end.listens for end in ends if end.name == name) != [False, True]:
+            raise ValueError(f"cable '{name}' needs one end that listens and one that connects")
+
+
+def _check_addresses(lab: Lab) -> None:
+    """An address once on a segment, and once in a guest."""
+    seen: dict[tuple[str, str], str] = {}
+    for guest, nic in lab.nics():
+        who = f"{guest.name}:{nic.name}"
+        for address in nic.addresses:
+            host = str(ipaddress.ip_interface(address).ip)
+            for place in (nic.segment, f"guest {guest.name}"):
+                if other := seen.get((place, host)):
+                    raise ValueError(f"address {host} of {who} is that of {other} on {place}")
+                seen[place, host] = who
+
+
+def _check_references(lab: Lab) -> None:
+    names = {guest.name for guest in lab.guests}
+    nics = {f"{guest.name}:{nic.name}" for guest, nic in lab.nics()}
+    for guest in lab.guests:
+        for other in guest.after:
+            if other not in names:
+                raise ValueError(f"guest {guest.name} starts after '{other}', which is no guest")
+    for link in lab.links:
+        for end in link.ends:
+            if end not in nics:
+                raise ValueError(f"link end '{end}' is no NIC of a guest")
+    for test in lab.tests:
+        if test.condition and test.guest not in names:
+            raise ValueError(f"test '{test.name}': '{test.guest}' is no guest")
+        for end in (test.udp.sender, test.udp.receiver) if test.udp else ():
+            if end not in nics:
+                raise ValueError(f"test '{test.name}': '{end}' is no NIC of a guest")
+
+
+def _circle(waiting: dict[str, set[str]]) -> list[str]:
+    """Names along a circle, the first repeated at the end."""
+    path = [next(iter(waiting))]
+    while path[-1] not in path[:-1]:
+        path.append(min(waiting[path[-1]] & waiting.keys()))
+    return path[path.index(path[-1]) :]
