@@ -114,8 +114,8 @@ class SshSession:
             sock.close()
             raise
 
-    async def start(self, command: str) -> RemoteProgram:
-        """Start a command; its output is read later."""
+    async def open(self, command: str) -> paramiko.Channel:
+        """Start a command; its channel."""
         log.info("ssh %s: %s", self.target.guest, command)
 
         def open_channel() -> paramiko.Channel:
@@ -126,7 +126,11 @@ class SshSession:
             channel.exec_command(command)
             return channel
 
-        return RemoteProgram(self, await self.call(command, open_channel))
+        return await self.call(command, open_channel)
+
+    async def start(self, command: str) -> RemoteProgram:
+        """Start a command; its output is read later."""
+        return RemoteProgram(self, await self.open(command))
 
     async def run(self, command: str, deadline: Deadline) -> RemoteResult:
         """Run a command to its end."""
