@@ -20,6 +20,7 @@ from valemgr.conservation import Counts, PortDelta, losses, violations
 from valemgr.deadline import Deadline
 from valemgr.errors import TrialError
 from valemgr.guest import RunningGuest
+from valemgr.segments import host_of
 from valemgr.ssh import RemoteProgram, RemoteResult
 from valemgr.switchd import PortStats, Switchd
 from valemgr.text import harmless
@@ -40,11 +41,7 @@ class TrialSpec:
     frame: int
     seconds: float
     rate: int | None  # frames a second offered; None is as fast as it goes
-    nic: int  # index of the NIC in both guests
-
-    @property
-    def interface(self) -> str:
-        return f"vale{self.nic}"
+    nics: tuple[str, str]  # the sender's and the receiver's interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,9 @@ async def run_trial(
     spec: TrialSpec, sender: RunningGuest, receiver: RunningGuest, switchd: Switchd | None
 ) -> Trial:
     """Measure once, from `sender` to `receiver`."""
-    on_switch = switchd if receiver.plan.nics[spec.nic].nic.port else None
+    sending, receiving = sender.nic(spec.nics[0]), receiver.nic(spec.nics[1])
+    # Across a router the switches see other traffic, too: there is nothing to conserve.
+    on_switch = switchd if receiving.port and receiving.switch == sending.switch else None
     started = datetime.now(UTC).isoformat(timespec="seconds")
     before = await _look(spec, sender, receiver, on_switch)
     tx, rx = await _exchange(spec, sender, receiver)
@@ -155,7 +154,10 @@ async def _exchange(
 
 
 def _send_command(spec: TrialSpec, receiver: RunningGuest) -> str:
-    address = receiver.plan.nics[spec.nic].nic.addresses[0].partition("/")[0]
+    addresses = receiver.nic(spec.nics[1]).addresses
+    if not addresses:
+        raise TrialError(f"guest {receiver.name}: NIC {spec.nics[1]} has no address to send to")
+    address = host_of(addresses[0])
     command = ["vale-udp-send", "--to", address, "--port", str(PORT), "--json"]
     command += ["--frame", str(spec.frame), "--seconds", f"{spec.seconds:g}"]
     if spec.rate is not None:
@@ -191,11 +193,11 @@ async def _look(
     spec: TrialSpec, sender: RunningGuest, receiver: RunningGuest, switchd: Switchd | None
 ) -> Sight:
     sender_nic, receiver_nic = await asyncio.gather(
-        _guest_counters(sender, spec.interface), _guest_counters(receiver, spec.interface)
+        _guest_counters(sender, spec.nics[0]), _guest_counters(receiver, spec.nics[1])
     )
     ports: list[PortStats | None] = [None, None]
     if switchd:
-        names = [guest.plan.nics[spec.nic].nic.port or "" for guest in (sender, receiver)]
+        names = [str(g.nic(n).port) for g, n in zip((sender, receiver), spec.nics, strict=True)]
         known = {port.name: port for port in await switchd.ports(names[0].partition(":")[0])}
         missing = [name for name in names if name not in known]
         if missing:

@@ -8,27 +8,31 @@ remote code, and 125 when valemgr itself failed.
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valemgr import __version__
+from valemgr import __version__, cli_lab
 from valemgr.accel import AccelChoice
+from valemgr.cli_common import (
+    EXIT_OURS,
+    EXIT_THRESHOLD,
+    FormatOption,
+    GuestArgument,
+    LabOption,
+    note,
+    one_of,
+    progress,
+    run,
+)
 from valemgr.errors import UsageError, ValeError
 from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
     from valemgr.pair import PairReport
     from valemgr.ssh import SshSession
-
-T = TypeVar("T")
-
-EXIT_THRESHOLD = 3
-EXIT_OURS = 125
 
 app = typer.Typer(
     name="valemgr",
@@ -40,10 +44,7 @@ app = typer.Typer(
 )
 results_app = typer.Typer(help="Stored results.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How data is printed.")]
-LabOption = Annotated[str | None, typer.Option("--lab", "-l", help="The guest's lab.")]
-GuestArgument = Annotated[str, typer.Argument(help="The guest's name.", show_default=False)]
+cli_lab.register(app)
 
 PAIR_COLUMNS = (
     Column("frame", "frame", right=True),
@@ -58,18 +59,6 @@ PAIR_COLUMNS = (
     Column("conserved", "conserved"),
 )
 RATIO_COLUMN = Column("ratio", "×\nstream", right=True, digits=2)
-STATUS_COLUMNS = (
-    Column("lab", "lab"),
-    Column("guest", "guest"),
-    Column("state", "state"),
-    Column("pid", "pid", right=True),
-    Column("ssh_port", "ssh\nport", right=True),
-    Column("ports", "ports"),
-    Column("addresses", "addresses"),
-    Column("accelerator", "accel"),
-    Column("provider", "provider"),
-    Column("since", "since"),
-)
 RESULT_COLUMNS = (
     Column("id", "id", right=True),
     Column("kind", "kind"),
@@ -123,7 +112,7 @@ def root(
     if version:
         emit(f"valemgr {__version__}\n")
         raise typer.Exit
-    context.obj = _progress(quiet)
+    context.obj = progress(quiet)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
 
@@ -136,7 +125,7 @@ def pair(
     frame: Annotated[str, typer.Option(help="Frame sizes, FCS included.")] = "64,512,1518",
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Length of a trial.")] = 5.0,
     rate: Annotated[str, typer.Option(help="Frames a second offered, as 50k, or max.")] = "max",
-    backend: Annotated[str, typer.Option(help="How NICs reach the switch.")] = "netmap",
+    backend: Annotated[str, typer.Option(help="How NICs reach the switch.")] = "auto",
     baseline: Annotated[
         str | None, typer.Option(help="Measure this beside it: stream.", show_default=False)
     ] = None,
@@ -156,8 +145,8 @@ def pair(
     request = pairs.PairRequest(
         switch=parse_switch(switch),
         frames=parse_frames(frame),
-        model=_one_of("--model", NicModel, model),
-        backend=_one_of("--backend", Backend, backend),
+        model=one_of("--model", NicModel, model),
+        backend=one_of("--backend", Backend, backend),
         seconds=seconds,
         rate=parse_rate(rate),
         baseline=_is_baseline(baseline),
@@ -168,7 +157,7 @@ def pair(
         timeout=timeout,
     )
     with lab_log(request.switch):
-        report = _run(pairs.run(request, context.obj))
+        report = run(pairs.run(request, context.obj))
     _print_pair(report, form, keep, request.switch)
 
 
@@ -199,41 +188,6 @@ def exec_(
 
 
 @app.command()
-def down(
-    context: typer.Context,
-    lab: Annotated[str | None, typer.Argument(help="The lab, named as its switch.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every lab.")] = False,
-) -> None:
-    """End a lab's guests and forget it. Safe to repeat."""
-    from valemgr import labs, runner
-    from valemgr.lablog import lab_log
-
-    async def end() -> None:
-        for lab_dir in labs.labs_to_end(lab, everything):
-            with lab_log(lab_dir.lab):
-                async with lab_dir.lock("down"):
-                    ended = await runner.down(lab_dir)
-            context.obj(f"lab {lab_dir.lab}: {ended} guests ended")
-
-    _run(end())
-
-
-@app.command()
-def status(
-    lab: Annotated[str | None, typer.Argument(help="Only this lab.")] = None,
-    form: FormatOption = Format.TABLE,
-) -> None:
-    """Show labs and guests that run."""
-    from valemgr import labs
-
-    rows = [asdict(guest) for guest in _run(labs.status(lab))]
-    if not rows and form is Format.TABLE:
-        _note("no lab runs; try 'valemgr pair vale1 --keep'")
-    else:
-        emit(render(form, STATUS_COLUMNS, rows, key="guests"))
-
-
-@app.command()
 def switch(
     name: Annotated[str | None, typer.Argument(help="Show this switch's ports.")] = None,
     form: FormatOption = Format.TABLE,
@@ -256,11 +210,11 @@ def switch(
                 raise SwitchError(f"no switch {wanted}: it exists while a port on it is open")
             return [asdict(port) for port in await daemon.ports(wanted)]
 
-    rows = _run(ask())
+    rows = run(ask())
     if rows is None:
-        _note("no valed runs here: there are no switches")
+        note("no valed runs here: there are no switches")
     elif not rows:
-        _note("no switch exists: one appears when a port on it is opened")
+        note("no switch exists: one appears when a port on it is opened")
     columns, key = (PORT_COLUMNS, "ports") if wanted else (SWITCH_COLUMNS, "switches")
     if rows or form is not Format.TABLE:
         emit(render(form, columns, rows or [], key=key))
@@ -274,7 +228,7 @@ def doctor(
     """Check this machine; exit code 4 if something is missing."""
     from valemgr import doctor as doctors
 
-    findings = _run(doctors.examine(fix))
+    findings = run(doctors.examine(fix))
     emit(render(form, DOCTOR_COLUMNS, [asdict(f) for f in findings], key="findings"))
     if any(finding.health is doctors.Health.BAD for finding in findings):
         raise typer.Exit(4)
@@ -292,7 +246,7 @@ def results_list(
     rows = [brief(result) for result in store.list(limit)]
     store.close()
     if not rows and form is Format.TABLE:
-        _note("no results yet; try 'valemgr pair vale1'")
+        note("no results yet; try 'valemgr pair vale1'")
     else:
         emit(render(form, RESULT_COLUMNS, rows, key="results"))
 
@@ -353,7 +307,7 @@ def main() -> None:
     except typer.TyperException as exc:
         code = _usage(exc)
     except ValeError as exc:
-        _note(str(exc), *exc.detail)
+        note(str(exc), *exc.detail)
         code = ours or exc.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -367,16 +321,10 @@ def _usage(exc: typer.TyperException) -> int:
     text = exc.format_message().replace("Value error, ", "")
     if not text.startswith("Usage:"):
         text = f"{text[:1].lower()}{text[1:].rstrip('.')}: see --help"
-        _note(" ".join(text.split()))
+        note(" ".join(text.split()))
     else:
         sys.stderr.write(text + "\n")
     return exc.exit_code
-
-
-def _run(main_coroutine: Coroutine[Any, Any, T]) -> T:
-    from valemgr.runner import run_interruptibly
-
-    return run_interruptibly(main_coroutine)
 
 
 def _remotely(guest: str, lab: str | None, work: Callable[["SshSession"], int]) -> int:
@@ -387,7 +335,7 @@ def _remotely(guest: str, lab: str | None, work: Callable[["SshSession"], int]) 
     async def connect() -> SshSession:
         return await SshSession.connect(labs.ssh_target(guest, lab), Deadline(15))
 
-    session = _run(connect())
+    session = run(connect())
     try:
         return work(session)
     finally:
@@ -400,51 +348,23 @@ def _print_pair(report: "PairReport", form: Format, keep: bool, switch: str) -> 
     columns = (*PAIR_COLUMNS, RATIO_COLUMN) if with_ratio else PAIR_COLUMNS
     emit(render(form, columns, rows, asdict(report)))
     if form is Format.TABLE:
-        _note(
+        note(
             "received is the throughput; Mbit/s counts received frames with FCS, without preamble "
             "and gap",
             f"{report.provenance['placement']}; {report.provenance['accelerator']['name']}: "
             f"{report.provenance['accelerator']['reason']}",
         )
-    _note(f"stored as result {report.result} in {report.store}")
+    note(f"stored as result {report.result} in {report.store}")
     if keep:
-        _note(f"next: valemgr ssh a | valemgr switch {switch} | valemgr down {switch}")
+        note(f"next: valemgr ssh a | valemgr switch {switch} | valemgr down {switch}")
     else:
-        _note(f"next: valemgr results show {report.result} | valemgr pair {switch} --keep")
+        note(f"next: valemgr results show {report.result} | valemgr pair {switch} --keep")
     if report.problems:
-        _note("the result is invalid, its frames do not add up:", *report.problems)
+        note("the result is invalid, its frames do not add up:", *report.problems)
         raise typer.Exit(EXIT_THRESHOLD)
-
-
-def _progress(quiet: bool) -> Callable[[str], None]:
-    began = time.monotonic()
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"[{time.monotonic() - began:5.1f} s] {text}\n")
-
-    def nothing(text: str) -> None:
-        logging.getLogger(__name__).info("%s", text)
-
-    return nothing if quiet else say
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def _one_of(option: str, kind: type[E], text: str) -> E:
-    try:
-        return kind(text)
-    except ValueError:
-        known = ", ".join(kind)
-        raise UsageError(f"{option} {text}: one of {known}") from None
 
 
 def _is_baseline(text: str | None) -> bool:
     if text not in (None, "stream"):
         raise UsageError(f"--baseline {text}: only stream is known")
     return text is not None
-
-
-def _note(first: str, *more: str) -> None:
-    """For people, on stderr: one line, and perhaps details below it."""
-    sys.stderr.write(f"valemgr: {first}\n" + "".join(f"    {line}\n" for line in more))

@@ -14,8 +14,8 @@ from typing import Any
 from valemgr import accel, image, labs, locate, proc, switchd, xdg
 from valemgr.deadline import Deadline
 from valemgr.errors import ValeError
+from valemgr.lifecycle import down
 from valemgr.results import ResultStore
-from valemgr.runner import down
 from valemgr.state import all_labs
 
 STATE_BYTES_MIN = 64 << 20

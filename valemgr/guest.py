@@ -8,6 +8,9 @@ Ready by stages, each timed from the launch, each with its own way to fail:
     console   the console says that sshd listens (images that say so)
     ssh       a command has run in the guest
     links     every data NIC has its link; an e1000 needs a second or two for that
+    set up    files are copied in, startup commands have run
+
+Readiness conditions of the topology come last, when every guest of the lab is up.
 """
 
 import asyncio
@@ -16,27 +19,34 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Self
 
 from valemgr import keys, proc, qmpclient
+from valemgr.copy import copy_to
 from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LaunchError, ValeError, WaitTimeoutError
-from valemgr.plan import GuestPlan, identity
+from valemgr.plan import GuestPlan, PlannedNic, guest_files, identity
+from valemgr.qmpclient import Qmp
 from valemgr.ssh import SshSession, SshTarget
-from valemgr.state import GuestState, LabDir
+from valemgr.state import LAUNCHED, READY, SET_UP, GuestState, LabDir, NicState
 from valemgr.text import harmless, tail
+from valemgr.topology import Backend, Condition, Nic, Provider
 
 log = logging.getLogger(__name__)
 
 CONSOLE_LOOK_SECONDS = 1.0
 DEATH_SECONDS = 0.5
+CONDITION_SECONDS = 0.25
 WAITING_FOR = {
     "process": "QEMU to start",
     "qmp": "QEMU to answer",
     "console": "its system to boot",
     "ssh": "its SSH server",
     "links": "the links of its NICs",
+    "ready": "what its topology asks for",
 }
 # What a NIC without link is given to send vanishes uncounted, so a trial must not begin earlier.
 _LINKS_UP = (
@@ -48,17 +58,32 @@ _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s
 
 
 class RunningGuest:
-    """A guest that was launched."""
+    """A guest that was launched, by us or by an earlier valemgr."""
 
     def __init__(self, plan: GuestPlan, lab_dir: LabDir) -> None:
         self.plan = plan
+        self.spec = plan.spec
+        self.nics = list(plan.nics)
+        self.stage = LAUNCHED
         self.stages: dict[str, float] = {}
         self._lab_dir = lab_dir
-        self._host_key = keys.generate()
+        self._host_key = ""
         self._launched = time.monotonic()
         self._process: proc.Process | None = None
         self._port = 0
         self._ssh: SshSession | None = None
+
+    @classmethod
+    def adopt(cls, plan: GuestPlan, lab_dir: LabDir, state: GuestState) -> Self | None:
+        """One that an earlier valemgr launched; None if it is dead."""
+        process = proc.find(state.ident)
+        if process is None:
+            return None
+        guest = cls(plan, lab_dir)
+        guest.stage = state.stage
+        guest.stages = dict(state.ready_seconds) if state.stage != LAUNCHED else {}
+        guest._process, guest._port, guest._host_key = process, state.ssh_port, state.host_key
+        return guest
 
     @property
     def name(self) -> str:
@@ -83,7 +108,9 @@ class RunningGuest:
 
     def launch(self, client_key: str) -> None:
         """Start QEMU."""
-        who = identity(self.plan, client_key, self._host_key.private)
+        key = keys.generate()
+        self._host_key = key.public
+        who = identity(self.plan, client_key, key.private)
         self._lab_dir.write_file(self.plan.files.identity, json.dumps(who))
         self._launched = time.monotonic()
         self._process = proc.start(self.plan.argv, output=self.plan.files.qemu_log)
@@ -98,6 +125,43 @@ class RunningGuest:
         """Wait until a command has run in the guest and its links are up."""
         await self._while_alive(self._first_command(deadline), deadline)
         self._passed("links")
+        self.stage = READY
+
+    async def set_up(self, deadline: Deadline) -> None:
+        """Copy its files in and run its startup commands, once."""
+        await self._while_alive(self._set_up(deadline), deadline)
+        self.stage = SET_UP
+
+    async def wait_conditions(self) -> None:
+        """Wait until every readiness condition of its topology holds."""
+        for condition in self.spec.ready:
+            deadline = Deadline(condition.timeout)
+            await self._while_alive(self._holds(condition, deadline), deadline)
+
+    async def connect(self, deadline: Deadline) -> SshSession:
+        """SSH to a guest that is ready; kept open until `disconnect`."""
+        if self._ssh is None:
+            self._ssh = await SshSession.connect(self.target, deadline)
+        return self._ssh
+
+    def nic(self, name: str) -> Nic:
+        """Its NIC of that name."""
+        found = self.spec.nic(name)
+        if found is None:
+            raise GuestError(f"guest {self.name} has no NIC {name}")
+        return found
+
+    @property
+    def target(self) -> SshTarget:
+        """Where its sshd is."""
+        return SshTarget(self.name, self._port, self._host_key, self._lab_dir.key_file)
+
+    @asynccontextmanager
+    async def qmp(self, deadline: Deadline) -> AsyncIterator[Qmp]:
+        """Its QMP, for a few calls."""
+        path = self.plan.files.ctl
+        async with qmpclient.session(path, f"guest {self.name}", deadline) as qmp:
+            yield qmp
 
     async def ended(self) -> GuestError:
         """Wait until the guest's process ends unasked; the error that says so."""
@@ -120,11 +184,13 @@ class RunningGuest:
         return GuestState(
             pid=self.process.pid,
             start_time=self.process.ident.start_time,
+            stage=self.stage,
             ssh_port=self._port,
-            host_key=self._host_key.public,
+            host_key=self._host_key,
             argv=list(self.plan.argv),
-            ports=[nic.nic.port or f"cable {nic.nic.cable}" for nic in self.plan.nics],
-            addresses=[address for nic in self.plan.nics for address in nic.nic.addresses],
+            slots=self.plan.slots,
+            nics=[_nic_state(nic) for nic in self.nics],
+            spec=self.spec.model_dump(mode="json"),
             ready_seconds=self.stages,
         )
 
@@ -151,17 +217,40 @@ class RunningGuest:
         if self.plan.ready_line:
             await self._console_says(self.plan.ready_line)
             self._passed("console")
-        target = SshTarget(self.name, self._port, self._host_key.public, self._lab_dir.key_file)
-        self._ssh = await SshSession.connect(target, deadline)
-        program = await self._ssh.start(_LINKS_UP.format(nics=" ".join(self._nic_names())))
+        ssh = await self.connect(deadline)
+        names = " ".join(nic.nic.name for nic in self.nics)
+        program = await ssh.start(_LINKS_UP.format(nics=names))
         await program.line(deadline)
         self._passed("ssh")
         result = await program.result(deadline)
         if result.status != 0:
             raise GuestError(f"guest {self.name}: no data NICs: {harmless(result.stderr).strip()}")
 
-    def _nic_names(self) -> list[str]:
-        return [nic.name for nic in self.plan.nics]
+    async def _set_up(self, deadline: Deadline) -> None:
+        ssh = await self.connect(deadline)
+        for file in self.spec.files:
+            await copy_to(ssh, Path(file.source), file.target, file.mode)
+        for command in self.spec.startup:
+            result = await ssh.run(command, deadline)
+            if result.status != 0:
+                said = harmless(result.stderr or result.stdout).strip().splitlines()
+                raise GuestError(
+                    f"guest {self.name}: startup command '{command}' failed (status "
+                    f"{result.status}): {said[-1] if said else 'silent'}",
+                    said[-12:-1],
+                )
+        if self.spec.files or self.spec.startup:
+            self._passed("set up")
+
+    async def _holds(self, condition: Condition, deadline: Deadline) -> None:
+        """Repeat a condition's command until it succeeds and says what it should."""
+        ssh = await self.connect(deadline)
+        await deadline.retry(
+            f"guest {self.name}: '{condition.exec}'",
+            lambda: expect(ssh, condition, deadline),
+            (ConditionError,),
+            every=CONDITION_SECONDS,
+        )
 
     async def _console_says(self, line: str) -> None:
         """Read the console until it says so; what QEMU wrote before it let us in is in its log."""
@@ -202,7 +291,7 @@ class RunningGuest:
     def _not_ready(self, deadline: Deadline, cause: Exception) -> WaitTimeoutError:
         console = tail(self.plan.files.console_log)
         warned = [f"QEMU: {_bare(line)}" for line in tail(self.plan.files.qemu_log, 3)]
-        stage = next(name for name in WAITING_FOR if name not in self.stages)
+        stage = next((name for name in WAITING_FOR if name not in self.stages), "ready")
         why = f": {cause}" if isinstance(cause, WaitTimeoutError) else ""
         ends = "its console ends:" if console else "its console is empty: does the image boot?"
         return WaitTimeoutError(
@@ -226,6 +315,51 @@ class RunningGuest:
             exit_status=status,
             console=tail(self.plan.files.console_log),
         )
+
+
+class ConditionError(GuestError):
+    """A condition does not hold (yet)."""
+
+
+async def expect(ssh: SshSession, condition: Condition, deadline: Deadline) -> str:
+    """Run a condition's command once; what it said, or ConditionError with the reason."""
+    result = await ssh.run(condition.exec, deadline)
+    said = harmless(result.stdout + result.stderr).strip()
+    last = said.splitlines()[-1] if said else "silent"
+    if result.status != 0:
+        raise ConditionError(f"status {result.status}: {last}")
+    if condition.expect and not re.search(condition.expect, said):
+        raise ConditionError(f"'{condition.expect}' is not in what it says: {last}")
+    return said
+
+
+def plan_of(entry: GuestState, lab_dir: LabDir) -> GuestPlan:
+    """The plan of a guest that was launched earlier, as far as it still matters."""
+    spec = entry.model
+    by_name = {nic.name: nic for nic in spec.nics}
+    nics = tuple(
+        PlannedNic(
+            by_name[nic.name],
+            None if by_name[nic.name].cable else Backend(nic.backend),
+            nic.slot,
+            Provider.USER,
+        )
+        for nic in entry.nics
+    )
+    files = guest_files(lab_dir.path, spec.name)
+    return GuestPlan(spec, tuple(entry.argv), files, nics, (), entry.slots, {}, "")
+
+
+def _nic_state(planned: PlannedNic) -> NicState:
+    nic = planned.nic
+    return NicState(
+        name=nic.name,
+        mac=str(nic.mac),
+        port=nic.port or nic.segment,
+        backend=str(planned.backend or Backend.STREAM),
+        slot=planned.slot,
+        addresses=list(nic.addresses),
+    )
 
 
 def _bare(line: str) -> str:

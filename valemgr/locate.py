@@ -51,7 +51,10 @@ def bin_dirs() -> list[Path]:
 
 
 def find(program: str) -> Path | None:
-    """The program's path, or None."""
+    """The program's path, or None; a program that is a path already stands for itself."""
+    if os.sep in program:
+        path = Path(program)
+        return path if path.is_file() and os.access(path, os.X_OK) else None
     for folder in bin_dirs():
         candidate = folder / program
         if os.access(candidate, os.X_OK) and candidate.is_file():
@@ -63,6 +66,8 @@ def find(program: str) -> Path | None:
 def require(program: str) -> Path:
     """The program's path, or EnvironmentUnfitError with the remedy."""
     path = find(program)
+    if path is None and os.sep in program:
+        raise EnvironmentUnfitError(f"{program} is no program that can be run")
     if path is None:
         places = ", ".join(str(folder) for folder in bin_dirs())
         package = _PACKAGES.get(program)

@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from valemgr import provenance
+from valemgr import environment, provenance
 from valemgr.accel import AccelChoice
 from valemgr.bench import Trial, TrialSpec, run_trial
 from valemgr.errors import StoreError
+from valemgr.lifecycle import clear_place
+from valemgr.lifecycle import running as lab_running
 from valemgr.results import ResultStore
-from valemgr.runner import Environment, RunningLab, RunOptions, Say, clear_place, environment
-from valemgr.runner import running as lab_running
+from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir
 from valemgr.topology import Backend, NicModel, pair_lab
 
@@ -31,7 +32,7 @@ class PairRequest:
     switch: str
     frames: tuple[int, ...]
     model: NicModel = NicModel.VIRTIO
-    backend: Backend = Backend.NETMAP
+    backend: Backend = Backend.AUTO
     seconds: float = 5.0
     rate: int | None = None
     baseline: bool = False
@@ -83,7 +84,7 @@ class PairReport:
 async def run(request: PairRequest, say: Say) -> PairReport:
     """Launch the pair, measure, store, clean up."""
     lab = pair_lab(request.switch, request.model, request.image, request.backend, request.baseline)
-    env = environment(lab, request.accel)
+    env = await environment.find(lab, request.accel)
     store = ResultStore()
     lab_dir = LabDir(lab.name)
     try:
@@ -105,22 +106,23 @@ async def run(request: PairRequest, say: Say) -> PairReport:
         store.close()
 
 
-def specs(request: PairRequest) -> Iterator[TrialSpec]:
+def specs(request: PairRequest, backend: str) -> Iterator[TrialSpec]:
     """The trials in order: rounds of all sizes, switch and baseline alternating."""
-    paths = [(str(request.backend), 0)] + ([(BASELINE, 1)] if request.baseline else [])
+    paths = [(backend, "vale0")] + ([(BASELINE, "vale1")] if request.baseline else [])
     for _ in range(request.trials):
         for frame in request.frames:
             for path, nic in paths:
-                yield TrialSpec(path, frame, request.seconds, request.rate, nic)
+                yield TrialSpec(path, frame, request.seconds, request.rate, (nic, nic))
 
 
 async def _measure(
     request: PairRequest, lab: RunningLab, store: ResultStore, result: int, say: Say
 ) -> PairReport:
-    facts = await _provenance(lab, lab.env)
+    facts = await _provenance(lab)
     store.set_provenance(result, facts)
     trials = []
-    for spec in specs(request):
+    backend = str(lab.guests["a"].nics[0].backend)
+    for spec in specs(request, backend):
         say(f"trial: {spec.frame} bytes over {spec.path}, {spec.seconds:g} s")
         work = run_trial(spec, lab.guests["a"], lab.guests["b"], lab.switchd)
         trial = await lab.guarded(work)
@@ -129,11 +131,10 @@ async def _measure(
     facts["host"]["load_after"] = provenance.host_facts()["load"]
     store.set_provenance(result, facts)
     ready = max(guest.ready_seconds for guest in lab.guests.values())
-    provider = lab.switchd.provider if lab.switchd else ""
     return PairReport(
         result=result,
         store=str(store.path),
-        rows=summarize(trials, provider, lab.env.accelerator.name, ready),
+        rows=summarize(trials, lab.provider, lab.env.accelerator.name, ready),
         stages={name: guest.stages for name, guest in lab.guests.items()},
         provenance=facts,
         trials=tuple(trial.as_dict() for trial in trials),
@@ -174,12 +175,13 @@ def summarize(
     return tuple(rows)
 
 
-async def _provenance(lab: RunningLab, env: Environment) -> dict[str, Any]:
+async def _provenance(lab: RunningLab) -> dict[str, Any]:
+    env = lab.env
     valed = lab.switchd.version if lab.switchd else ""
     return {
         "command": provenance.command_line(),
         "host": provenance.host_facts(),
-        "versions": await provenance.versions(env.qemu, valed),
+        "versions": await provenance.versions(env.emulators[""].path, valed),
         "accelerator": provenance.accelerator_facts(env.accelerator),
         "images": provenance.image_facts(env.images),
         "topology": lab.state.topology,

@@ -5,21 +5,25 @@ One guest, as QEMU sees it:
 
     ctl, events   QMP sockets: calls; one watcher
     console       serial port on a socket, logged to a file
-    n0, n1 …      data NICs, in the topology's order
+    slot0, …      root ports: a data NIC in each, and free ones for NICs that come later; a guest
+                  without spare slots has its NICs on the root bus and keeps those it has
+    vale0, …      data NICs, named as the guest's interfaces are
     mgmt          user networking with a forwarded port on 127.0.0.1 that QEMU picks
     fw_cfg        opt/org.vale/guest: the guest's identity
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from valemgr.errors import UsageError
+from valemgr.emulator import Emulator
+from valemgr.errors import UsageError, ValeError
 from valemgr.image import Image
-from valemgr.topology import Guest, Lab, Nic
+from valemgr.segments import neighbours
+from valemgr.topology import MGMT, Backend, Guest, Lab, Nic, Provider
+from valemgr.wiring import Place, Wire, choose, option, wire
 from valemgr.xdg import SOCKET_PATH_MAX
 
 MGMT_ADDRESS = "10.0.2.15/24"
@@ -32,10 +36,9 @@ TCG_CPU = "Nehalem"
 class Host:
     """What a plan needs to know of the machine that it will run on."""
 
-    qemu: Path
+    emulators: Mapping[str, Emulator]  # by the guest's `qemu`
     accelerator: str
-    netmap_device: str
-    lab_dir: Path
+    place: Place
     images: Mapping[str, Image]
 
 
@@ -53,45 +56,98 @@ class GuestFiles:
 
 @dataclass(frozen=True, slots=True)
 class PlannedNic:
-    """A data NIC with everything decided."""
+    """A data NIC with everything decided; its MAC is set."""
 
-    name: str
-    mac: str
     nic: Nic
+    backend: Backend | None  # None: a cable
+    slot: int | None
+    provider: Provider
 
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
     """One guest, ready to be launched."""
 
-    name: str
+    spec: Guest
     argv: tuple[str, ...]
     files: GuestFiles
     nics: tuple[PlannedNic, ...]
+    wires: tuple[Wire, ...]
+    slots: int
     identity: dict[str, Any]
     ready_line: str
 
-
-@dataclass(frozen=True, slots=True)
-class LabPlan:
-    """A lab, ready to be launched, wave after wave: cables find their other end listening."""
-
-    lab: Lab
-    waves: tuple[tuple[GuestPlan, ...], ...]
-
     @property
-    def guests(self) -> tuple[GuestPlan, ...]:
-        """All guests, in launching order."""
-        return tuple(guest for wave in self.waves for guest in wave)
+    def name(self) -> str:
+        return self.spec.name
 
 
-def plan(lab: Lab, host: Host) -> LabPlan:
-    """Decide everything about a lab."""
-    macs = _assign_macs(lab)
-    guests = [_plan_guest(lab, guest, host, macs) for guest in lab.guests]
-    first = tuple(guest for guest in guests if not _connects(guest))
-    second = tuple(guest for guest in guests if _connects(guest))
-    return LabPlan(lab, tuple(wave for wave in (first, second) if wave))
+def pin(lab: Lab, known: Mapping[tuple[str, str], str] | None = None) -> Lab:
+    """The lab with every NIC's MAC said: its own, else the one known for it, else a stable one."""
+    taken = {nic.mac for _, nic in lab.nics() if nic.mac}
+    guests = []
+    for guest in lab.guests:
+        nics = []
+        for nic in guest.nics:
+            mac = nic.mac or (known or {}).get((guest.name, nic.name), "")
+            attempt = 0
+            while not nic.mac and (not mac or mac in taken):
+                mac = mac_for(lab.name, guest.name, nic.name, attempt)
+                attempt += 1
+            taken.add(mac)
+            nics.append(nic.model_copy(update={"mac": mac}))
+        guests.append(guest.model_copy(update={"nics": tuple(nics)}))
+    return lab.model_copy(update={"guests": tuple(guests)})
+
+
+def plan_guest(lab: Lab, guest: Guest, host: Host) -> GuestPlan:
+    """Decide everything about a guest of a pinned lab."""
+    image = host.images[guest.image]
+    files = guest_files(host.place.lab_dir, guest.name)
+    nics = tuple(
+        plan_nic(lab, guest, nic, index if guest.spare else None, host)
+        for index, nic in enumerate(guest.nics)
+    )
+    wires = tuple(wire_nic(guest, nic, host) for nic in nics)
+    slots = len(nics) + guest.spare if guest.spare else 0
+    mgmt_mac = mac_for(lab.name, guest.name, MGMT)
+    argv = (
+        *_machine_args(lab, guest, host, image, _shares_memory(guest, nics, host)),
+        *_monitor_args(files),
+        *(word for slot in range(slots) for word in _slot_args(slot)),
+        *(word for each in wires for word in each.argv()),
+        *_mgmt_args(mgmt_mac),
+    )
+    return GuestPlan(
+        spec=guest,
+        argv=argv,
+        files=files,
+        nics=nics,
+        wires=wires,
+        slots=slots,
+        identity=_identity(lab, guest, mgmt_mac),
+        ready_line=image.ready_line,
+    )
+
+
+def plan_nic(lab: Lab, guest: Guest, nic: Nic, slot: int | None, host: Host) -> PlannedNic:
+    """Choose the backend; an error names the guest."""
+    if nic.cable:
+        return PlannedNic(nic, None, slot, Provider.USER)
+    provider = lab.all_switches()[nic.switch].provider
+    try:
+        backend = choose(nic, provider, host.emulators[guest.qemu], host.accelerator)
+    except ValeError as exc:
+        raise type(exc)(f"guest {guest.name}: {exc}") from exc
+    return PlannedNic(nic, backend, slot, provider)
+
+
+def wire_nic(guest: Guest, planned: PlannedNic, host: Host) -> Wire:
+    """Describe a NIC for QEMU and valed."""
+    return wire(
+        guest.name, planned.nic, planned.backend or Backend.STREAM, planned.slot, planned.provider,
+        host.emulators[guest.qemu], host.accelerator, host.place,
+    )
 
 
 def identity(guest: GuestPlan, authorized_key: str, host_key: str) -> dict[str, Any]:
@@ -123,151 +179,71 @@ def mac_for(lab: str, guest: str, nic: str, attempt: int = 0) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def _assign_macs(lab: Lab) -> dict[tuple[str, str], str]:
-    taken = {nic.mac for guest in lab.guests for nic in guest.nics if nic.mac}
-    macs: dict[tuple[str, str], str] = {}
-    for guest in lab.guests:
-        wanted: list[tuple[str, str | None]] = [
-            (f"vale{index}", nic.mac) for index, nic in enumerate(guest.nics)
-        ]
-        for name, mac in [*wanted, ("mgmt", None)]:
-            attempt = 0
-            chosen = mac or mac_for(lab.name, guest.name, name)
-            while mac is None and chosen in taken:
-                attempt += 1
-                chosen = mac_for(lab.name, guest.name, name, attempt)
-            taken.add(chosen)
-            macs[guest.name, name] = chosen
-    return macs
+def _shares_memory(guest: Guest, nics: tuple[PlannedNic, ...], host: Host) -> bool:
+    """Whether valed must see the guest's memory: for a vhost-user NIC, now or later."""
+    later = guest.spare > 0 and not host.emulators[guest.qemu].has_netmap
+    return later or any(nic.backend is Backend.VHOST_USER for nic in nics)
 
 
-def _plan_guest(
-    lab: Lab, guest: Guest, host: Host, macs: Mapping[tuple[str, str], str]
-) -> GuestPlan:
-    image = host.images[guest.image]
-    files = guest_files(host.lab_dir, guest.name)
-    nics = tuple(
-        PlannedNic(f"vale{index}", macs[guest.name, f"vale{index}"], nic)
-        for index, nic in enumerate(guest.nics)
-    )
-    mgmt_mac = macs[guest.name, "mgmt"]
-    argv = (
-        *_machine_args(lab, guest, host, image),
-        *_monitor_args(files),
-        *(arg for index, nic in enumerate(nics) for arg in _nic_args(index, nic, host)),
-        *_mgmt_args(mgmt_mac),
-    )
-    return GuestPlan(
-        name=guest.name,
-        argv=argv,
-        files=files,
-        nics=nics,
-        identity=_identity(lab, guest, nics, mgmt_mac, macs),
-        ready_line=image.ready_line,
-    )
-
-
-def _machine_args(lab: Lab, guest: Guest, host: Host, image: Image) -> tuple[str, ...]:
+def _machine_args(
+    lab: Lab, guest: Guest, host: Host, image: Image, shares_memory: bool
+) -> tuple[str, ...]:
+    size = f"{guest.memory_mib}M"
+    shared = f"memory-backend-memfd,id=mem,size={size},share=on"
     return (
-        str(host.qemu),
+        str(host.emulators[guest.qemu].path),
         *("-name", f"{lab.name}/{guest.name}"),
         *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
-        *("-machine", "q35", "-accel", host.accelerator),
+        *("-machine", "q35,memory-backend=mem" if shares_memory else "q35"),
+        *(("-object", shared) if shares_memory else ()),
+        *("-accel", host.accelerator),
         *("-cpu", "host" if host.accelerator == "kvm" else TCG_CPU),
-        *("-smp", str(guest.cpus), "-m", f"{guest.memory_mib}M"),
+        *("-smp", str(guest.cpus), "-m", size),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.append),
         *("-device", "virtio-rng-pci"),
     )
 
 
 def _monitor_args(files: GuestFiles) -> tuple[str, ...]:
-    def server(name: str, path: Path, more: str = "") -> str:
-        return f"socket,id={name},path={_escape(path)},server=on,wait=off{more}"
+    def server(name: str, path: Path, **more: object) -> str:
+        words = {"type": "socket", "id": name, "path": path, "server": True, "wait": False}
+        return option(words | more)
 
+    fw_cfg = option({"name": FW_CFG_NAME, "file": files.identity})
     return (
         *("-chardev", server("ctl", files.ctl), "-mon", "chardev=ctl,mode=control"),
         *("-chardev", server("events", files.events), "-mon", "chardev=events,mode=control"),
-        *("-chardev", server("console", files.console, f",logfile={_escape(files.console_log)}")),
+        *("-chardev", server("console", files.console, logfile=files.console_log)),
         *("-serial", "chardev:console"),
-        *("-fw_cfg", f"name={FW_CFG_NAME},file={_escape(files.identity)}"),
+        *("-fw_cfg", fw_cfg),
     )
 
 
-def _nic_args(index: int, planned: PlannedNic, host: Host) -> tuple[str, ...]:
-    nic = planned.nic
-    if nic.cable:
-        path = _escape(host.lab_dir / f"cable-{nic.cable.name}")
-        server = "on" if nic.cable.listens else "off"
-        netdev = f"stream,id=n{index},server={server},addr.type=unix,addr.path={path}"
-    else:
-        devname = _escape(host.netmap_device)
-        netdev = f"netmap,id=n{index},ifname={nic.port},devname={devname}"
-    device = _device(nic.model, f"n{index}", planned.mac)
-    if nic.model == "virtio-net-pci" and host.accelerator == "tcg":
-        # Each transmit interrupt and doorbell is dear under emulation: let frames gather.
-        device += ",tx=timer"
-    return ("-netdev", netdev, "-device", device)
+def _slot_args(slot: int) -> tuple[str, ...]:
+    return ("-device", f"pcie-root-port,id=slot{slot},chassis={slot + 1}")
 
 
 def _mgmt_args(mac: str) -> tuple[str, ...]:
     forward = "hostfwd=tcp:127.0.0.1:0-:22"
     return (
-        *("-netdev", f"user,id=mgmt,ipv6=off,restrict=on,{forward}"),
-        *("-device", _device("virtio-net-pci", "mgmt", mac)),
+        *("-netdev", f"user,id={MGMT},ipv6=off,restrict=on,{forward}"),
+        *("-device", f"virtio-net-pci,netdev={MGMT},mac={mac},romfile="),
     )
 
 
-def _device(model: str, netdev: str, mac: str) -> str:
-    return f"{model},netdev={netdev},mac={mac},romfile="
-
-
-def _identity(
-    lab: Lab,
-    guest: Guest,
-    nics: tuple[PlannedNic, ...],
-    mgmt_mac: str,
-    macs: Mapping[tuple[str, str], str],
-) -> dict[str, Any]:
+def _identity(lab: Lab, guest: Guest, mgmt_mac: str) -> dict[str, Any]:
     data = [
         {
             "mac": nic.mac,
             "name": nic.name,
-            "mtu": nic.nic.mtu,
-            "addresses": list(nic.nic.addresses),
-            "neighbours": _neighbours(lab, nic, macs),
+            "mtu": nic.mtu,
+            "addresses": list(nic.addresses),
+            "neighbours": [
+                {"address": address, "mac": mac}
+                for address, mac in neighbours(lab, guest.name, nic).items()
+            ],
         }
-        for nic in nics
+        for nic in guest.nics
     ]
-    mgmt = {"mac": mgmt_mac, "name": "mgmt", "dhcp4": False, "addresses": [MGMT_ADDRESS]}
+    mgmt = {"mac": mgmt_mac, "name": MGMT, "dhcp4": False, "addresses": [MGMT_ADDRESS]}
     return {"hostname": guest.name, "nics": [*data, mgmt]}
-
-
-def _neighbours(
-    lab: Lab, me: PlannedNic, macs: Mapping[tuple[str, str], str]
-) -> list[dict[str, str]]:
-    """Everybody else on my segment, so that no ARP disturbs a measurement."""
-    found = []
-    for guest in lab.guests:
-        for index, nic in enumerate(guest.nics):
-            mac = macs[guest.name, f"vale{index}"]
-            if mac != me.mac and _segment(nic) == _segment(me.nic):
-                found += [
-                    {"address": str(ipaddress.ip_interface(address).ip), "mac": mac}
-                    for address in nic.addresses
-                ]
-    return found
-
-
-def _segment(nic: Nic) -> str:
-    if nic.cable:
-        return f"cable {nic.cable.name}"
-    return f"switch {(nic.port or '').partition(':')[0]}"
-
-
-def _connects(guest: GuestPlan) -> bool:
-    return any(nic.nic.cable and not nic.nic.cable.listens for nic in guest.nics)
-
-
-def _escape(value: object) -> str:
-    """A comma in an option's value is doubled, as QEMU wants it."""
-    return str(value).replace(",", ",,")

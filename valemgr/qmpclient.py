@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from valemgr.deadline import Deadline
 from valemgr.errors import ValeError
@@ -56,6 +56,24 @@ class Qmp:
             raise QmpFailed(str(exc)) from exc
         except QMPError as exc:
             raise QmpFailed(f"{self._name} hung up during {command}") from exc
+
+    async def call_until(
+        self, event: str, data: dict[str, Any], seconds: float, command: str, **arguments: object
+    ) -> bool:
+        """Execute a command and wait for an event with this data; False: it does not come."""
+
+        def is_it(message: Message) -> bool:
+            said = message["data"]
+            return isinstance(said, dict) and data.items() <= said.items()
+
+        with self._client.listener(event, is_it) as listener:
+            await self.call(command, **arguments)
+            try:
+                async with asyncio.timeout(seconds):
+                    await listener.get()
+            except TimeoutError:
+                return False
+        return True
 
     async def hung_up(self) -> None:
         """Returns when the peer is gone."""

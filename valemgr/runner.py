@@ -1,66 +1,59 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Make a planned lab run, and undo it: lab directory, keys, switch, guests in waves.
+"""A lab that runs: carries out a Diff step by step, and writes down each step before it counts.
 
-Whatever happens between (failure, Ctrl-C, SIGTERM), `running` leaves nothing behind, unless the
-lab is to be kept and came up well.
+    what goes          NICs are unplugged, guests end, their ports are removed
+    switches           set up, ports made where QEMU does not open them itself
+    guests that come   so many at once as the machine has cores: launch, ready, set up
+    guests that stay   NICs plugged, settings, neighbours and impairments changed, over QMP and SSH
+    conditions         what the topology calls ready, when every guest is up
+
+The state file has what is wanted from the beginning, and every guest from the moment that its
+process exists: who comes after a kill can go on, or clean up.
 """
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from valemgr import accel, image, keys, locate, proc, qmpclient, switchd
+from valemgr import hotplug, keys, proc, segments, switchd
 from valemgr.deadline import Deadline
-from valemgr.errors import InterruptedRunError, LabError, ValeError
-from valemgr.guest import RunningGuest
-from valemgr.plan import Host, LabPlan, plan
-from valemgr.state import LabDir, LabState
+from valemgr.environment import Environment, check_memory
+from valemgr.errors import GuestError, LabError, ValeError
+from valemgr.guest import RunningGuest, plan_of
+from valemgr.plan import Host, PlannedNic, guest_files, plan_guest, plan_nic, wire_nic
+from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
+from valemgr.state import SET_UP, GuestState, LabDir, LabState
 from valemgr.switchd import Switchd
-from valemgr.topology import Lab
+from valemgr.tasks import together, unless
+from valemgr.topology import Guest, Impair, Lab, Nic, Provider, Switch
+from valemgr.wiring import Place
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-QMP_SECONDS = 2.0
-NEWS_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """What this machine offers; found before anything is started."""
-
-    qemu: Path
-    accelerator: accel.Accelerator
-    images: dict[str, image.Image]
+STEP_SECONDS = 60.0  # of a change in a guest that runs
+PORT_SECONDS = 5.0  # until valed has noticed that a port's owner is gone
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a lab is to run."""
+    """How a lab is to run; `timeout` is for each guest, from its launch until it is set up."""
 
     keep: bool = False
     timeout: float = 60.0
-
-
-def environment(lab: Lab, choice: accel.AccelChoice) -> Environment:
-    """Everything a lab needs from this machine, or EnvironmentUnfitError."""
-    return Environment(
-        qemu=locate.require(locate.QEMU),
-        accelerator=accel.choose(choice),
-        images={name: image.load(name) for name in sorted({g.image for g in lab.guests})},
-    )
+    keep_on_error: bool = False
+    source: str = ""
 
 
 class RunningLab:
-    """A lab whose guests are ready."""
+    """A lab, with the guests that run; `lab` is pinned."""
 
     def __init__(self, lab: Lab, env: Environment, options: RunOptions, say: Say) -> None:
         self.lab = lab
@@ -70,35 +63,118 @@ class RunningLab:
         self.guests: dict[str, RunningGuest] = {}
         self.switchd: Switchd | None = None
         self._say = say
-        self._key = keys.generate()
-        self._state: LabState | None = None
+        self._key = ""
+        self._switches: dict[str, Switch] = {}
+        self._dead: dict[str, GuestState] = {}
+        self._began = datetime.now(UTC).isoformat(timespec="seconds")
+        self._boots = asyncio.Semaphore(env.boots_at_once)
+        self._launched = {guest.name: asyncio.Event() for guest in lab.guests}
+        self._ready = {guest.name: asyncio.Event() for guest in lab.guests}
+        self._booting = 0
+        self._quiet = asyncio.Event()
+
+    def adopt(self, state: LabState) -> None:
+        """Take over what an earlier valemgr has left running."""
+        self._began = state.created
+        self._switches = {n: Switch.model_validate(raw) for n, raw in state.switches.items()}
+        for name, entry in state.guests.items():
+            guest = RunningGuest.adopt(plan_of(entry, self.dir), self.dir, entry)
+            if guest:
+                self.guests[name] = guest
+            else:
+                self._dead[name] = entry
+        with suppress(OSError):
+            self._key = self.dir.key_file.with_suffix(".pub").read_text()
+
+    @property
+    def running(self) -> Running:
+        """What runs, for comparing."""
+        return Running(
+            guests={name: guest.spec for name, guest in self.guests.items()},
+            slots={name: guest.plan.slots for name, guest in self.guests.items()},
+            switches=self._switches,
+            dead=frozenset(self._dead),
+        )
 
     @property
     def state(self) -> LabState:
-        if self._state is None:
-            raise LabError(f"lab {self.lab.name} was not started")
-        return self._state
+        """What has to be remembered."""
+        guests = {name: guest.state() for name, guest in self.guests.items()}
+        return LabState(
+            lab=self.lab.name,
+            created=self._began,
+            boot_id=proc.boot_id(),
+            keep=self.options.keep,
+            accelerator=self.env.accelerator.name,
+            provider=self.provider,
+            rundir=str(self.switchd.rundir) if self.switchd else "",
+            source=self.options.source,
+            topology=self.lab.model_dump(mode="json"),
+            switches={n: switch.model_dump(mode="json") for n, switch in self._switches.items()},
+            guests={**self._dead, **guests},
+        )
 
-    async def start(self) -> None:
-        """Bring everything up, guests wave after wave, and wait until all are ready."""
-        await self._start_switch()
+    @property
+    def provider(self) -> str:
+        """The provider, or both, of the lab's switches."""
+        found = {str(switch.provider) for switch in self.lab.all_switches().values()}
+        return " and ".join(sorted(found))
+
+    @property
+    def host(self) -> Host:
+        """For planning."""
+        rundir = self.switchd.rundir if self.switchd else Path("/")
+        place = Place(rundir=rundir, lab_dir=self.dir.path)
+        return Host(self.env.emulators, self.env.accelerator.name, place, self.env.images)
+
+    async def prepare(self, diff: Diff) -> None:
+        """Everything that can refuse, before anything changes; the switch daemon is there then."""
+        new = [guest for guest in self.lab.guests if guest.name in diff.add]
+        check_memory(new)
+        if any(s.provider is Provider.USER for s in self.lab.all_switches().values()):
+            self.switchd = await switchd.find_or_start()
+        for guest in new:
+            plan_guest(self.lab, guest, self.host)
+        plugged = [nic for each in diff.guests.values() for nic in each.plug]
+        for each in diff.guests.values():
+            for nic in each.plug:
+                plan_nic(self.lab, _named(self.lab, each.name), nic, None, self.host)
+        if self.switchd:
+            wanted = [nic for guest in new for nic in guest.nics] + plugged
+            mine = self._own_ports()
+            await self.switchd.require_free(
+                tuple(n.port for n in wanted if n.port and n.port not in mine and self._by_us(n))
+            )
+
+    def begin(self) -> None:
+        """From now on the directory says what is wanted."""
         self.dir.create()
-        self.dir.write_file(self.dir.key_file, self._key.private)
-        self._write_state()
-        deadline = Deadline(self.options.timeout)
-        for wave in self._plan().waves:
-            await self._start_wave(wave, deadline)
-        self._say(f"guests {', '.join(self.guests)}: booting ({self.env.accelerator.name})")
-        await self.guarded(_all(guest.wait_ready(deadline) for guest in self.guests.values()))
-        self._write_state()
-        for guest in self.guests.values():
-            self._say(f"guest {guest.name}: ready after {guest.ready_seconds:.1f} s")
+        if not self._key:
+            pair = keys.generate()
+            self._key = pair.public
+            self.dir.write_file(self.dir.key_file, pair.private)
+            self.dir.write_file(self.dir.key_file.with_suffix(".pub"), pair.public)
+        self._write()
+        if self.switchd:
+            self._say(f"switch: valed {self.switchd.version}, {self.switchd.rundir}")
 
-    async def stop(self) -> None:
-        """End guests and forget the lab; the switch goes by itself when nobody uses it."""
-        await asyncio.gather(*(guest.stop() for guest in self.guests.values()))
-        self.dir.delete()
-        await self.disconnect()
+    async def converge(self, diff: Diff) -> None:
+        """Carry a difference out."""
+        watches = [self.switchd.gone()] if self.switchd else []
+        await unless(watches, self._converge(diff))
+
+    async def guarded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work, but give up with the reason at once when a guest or the switch goes away."""
+        watches: list[Coroutine[Any, Any, ValeError]]
+        watches = [guest.ended() for guest in self.guests.values()]
+        if self.switchd:
+            watches.append(self.switchd.gone())
+        return await unless(watches, work)
+
+    async def drop_unready(self) -> None:
+        """End guests that were launched and did not get ready."""
+        for name in [n for n, guest in self.guests.items() if guest.stage != SET_UP]:
+            await self._remove(name)
 
     async def disconnect(self) -> None:
         """Let go of everything that keeps running."""
@@ -107,167 +183,265 @@ class RunningLab:
         if self.switchd:
             await self.switchd.close()
 
-    async def guarded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work, but give up with the reason at once when a guest or the switch goes away."""
-        watchers: list[asyncio.Future[ValeError]]
-        watchers = [asyncio.ensure_future(guest.ended()) for guest in self.guests.values()]
-        if self.switchd:
-            watchers.append(asyncio.ensure_future(self.switchd.gone()))
-        task = asyncio.ensure_future(work)
-        try:
-            everything: set[asyncio.Future[Any]] = {task, *watchers}
-            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
-            if _failed(task):
-                # What dies first breaks off the work: let its end be the news, not that.
-                await asyncio.wait(
-                    watchers, timeout=NEWS_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-            lost = [watcher.result() for watcher in watchers if watcher.done()]
-            if lost and (_failed(task) or not task.done()):
-                raise lost[0]
-            return await task
-        finally:
-            await _cancel(task, *watchers)
+    async def _converge(self, diff: Diff) -> None:
+        before = self._present()
+        await together(self._unplug(diff.guests[name]) for name in diff.guests)
+        await together(self._remove(name) for name in diff.remove)
+        for switch in diff.switches:
+            await self._set_up_switch(switch)
+        stay = dict(self.guests)
+        unfinished = [guest for guest in stay.values() if guest.stage != SET_UP]
+        self._booting = len(diff.add) + len(unfinished)
+        self._settle(0)
+        for name, guest in stay.items():
+            if guest not in unfinished and name in self._ready:
+                self._launched[name].set()
+                self._ready[name].set()
+        new = [guest for guest in self.lab.guests if guest.name in diff.add]
+        await together(
+            [
+                *(self._start(guest) for guest in new),
+                *(self._finish(guest) for guest in unfinished),
+                *(self._change(each) for each in diff.guests.values()),
+            ]
+        )
+        await self._tell_neighbours(before, stay)
+        for unused in diff.unused:
+            await self._release_switch(unused)
+        self._write()
+        self._check_alive()
 
-    def _plan(self) -> LabPlan:
-        device = str(self.switchd.netmap_socket) if self.switchd else ""
-        return plan(
-            self.lab,
-            Host(
-                qemu=self.env.qemu,
-                accelerator=self.env.accelerator.name,
-                netmap_device=device,
-                lab_dir=self.dir.path,
-                images=self.env.images,
-            ),
+    async def _start(self, guest: Guest) -> None:
+        """One guest that comes: when those before it are ready, and the machine has room."""
+        for other in guest.after:
+            await self._ready[other].wait()
+        for other in _listeners(self.lab, guest):
+            await self._launched[other].wait()
+        async with self._boots:
+            plan = plan_guest(self.lab, guest, self.host)
+            for wire in plan.wires:
+                if wire.port_add and self.switchd:
+                    await self.switchd.add_port(wire.port_add)
+                if wire.probe:
+                    await hotplug.probe(wire.probe)
+            running = RunningGuest(plan, self.dir)
+            running.launch(self._key)
+            self._dead.pop(guest.name, None)
+            self.guests[guest.name] = running
+            self._write()
+            await self._boot(running)
+        await self._conditions(running)
+
+    async def _finish(self, guest: RunningGuest) -> None:
+        """A guest that an earlier valemgr launched, and no more."""
+        async with self._boots:
+            await self._boot(guest)
+        await self._conditions(guest)
+
+    async def _boot(self, guest: RunningGuest) -> None:
+        deadline = Deadline(self.options.timeout)
+        await guest.wait_qmp(deadline)
+        self._launched[guest.name].set()
+        self._write()
+        await together(self._impair(nic.nic) for nic in guest.nics if nic.nic.impair != Impair())
+        how = ", ".join(_wiring_words(nic) for nic in guest.nics) or "no data NICs"
+        self._say(f"guest {guest.name}: booting ({self.env.accelerator.name}); {how}")
+        await guest.wait_ready(deadline)
+        await guest.set_up(deadline)
+        self._write()
+        self._say(f"guest {guest.name}: ready after {guest.ready_seconds:.1f} s")
+
+    async def _conditions(self, guest: RunningGuest) -> None:
+        """What the topology calls ready; it may need others, so they come first."""
+        self._settle(-1)
+        if guest.spec.ready:
+            await self._quiet.wait()
+            self._say(f"guest {guest.name}: waiting for {len(guest.spec.ready)} conditions")
+            await guest.wait_conditions()
+        self._ready[guest.name].set()
+
+    def _settle(self, change: int) -> None:
+        """Quiet: every guest has booted that does not wait for another's conditions."""
+        self._booting += change
+        blocked = [
+            name
+            for name, event in self._launched.items()
+            if not event.is_set() and name not in self.guests and self._blocked(name)
+        ]
+        if self._booting <= len(blocked):
+            self._quiet.set()
+
+    def _blocked(self, name: str) -> bool:
+        return any(not self._ready[other].is_set() for other in _named(self.lab, name).after)
+
+    async def _remove(self, name: str) -> None:
+        guest, entry = self.guests.pop(name, None), self._dead.pop(name, None)
+        if guest:
+            await guest.stop()
+            self._say(f"guest {name}: ended")
+        nics = guest.nics if guest else []
+        await self._free_ports([nic.nic for nic in nics])
+        if entry:
+            await self._free_ports(entry.model.nics)
+        files = guest_files(self.dir.path, name)
+        for path in (files.ctl, files.events, files.console, files.identity):
+            path.unlink(missing_ok=True)
+        self._write()
+
+    async def _unplug(self, diff: GuestDiff) -> None:
+        guest = self.guests[diff.name]
+        for nic in diff.unplug:
+            planned = next(p for p in guest.nics if p.nic.name == nic.name)
+            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
+                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, planned, self.host))
+            guest.nics.remove(planned)
+            guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
+            self._write()
+            await self._free_ports([nic])
+            self._say(f"nic {guest.name}:{nic.name}: unplugged from {nic.port}")
+
+    async def _plug(self, guest: RunningGuest, nic: Nic) -> None:
+        slot = min(set(range(guest.plan.slots)) - {planned.slot for planned in guest.nics})
+        planned = plan_nic(self.lab, guest.spec, nic, slot, self.host)
+        wire = wire_nic(guest.spec, planned, self.host)
+        deadline = Deadline(STEP_SECONDS)
+        if wire.port_add and self.switchd:
+            await self.switchd.add_port(wire.port_add)
+        if wire.probe:
+            await hotplug.probe(wire.probe)
+        async with guest.qmp(deadline) as qmp:
+            await hotplug.plug(guest.name, qmp, wire)
+        guest.nics.append(planned)
+        guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
+        self._write()
+        await self._impair(nic)
+        known = segments.neighbours(self.lab, guest.name, nic)
+        await self._tell(guest, segments.set_up_nic(nic, known).splitlines())
+        self._say(f"nic {guest.name}:{nic.name}: plugged; {_wiring_words(planned)}")
+
+    async def _change(self, diff: GuestDiff) -> None:
+        """What changes in a guest that stays."""
+        guest = self.guests[diff.name]
+        for nic in diff.plug:
+            await self._plug(guest, nic)
+        for change in diff.change:
+            await self._tell(guest, segments.change_nic(change.old, change.new, {}, {}))
+        for nic in diff.impair:
+            await self._impair(nic)
+        guest.spec = _named(self.lab, guest.name)
+        by_name = {nic.name: nic for nic in guest.spec.nics}
+        guest.nics = [replace(planned, nic=by_name[planned.nic.name]) for planned in guest.nics]
+        self._write()
+
+    async def _tell_neighbours(self, before: Lab, stay: dict[str, RunningGuest]) -> None:
+        """Those who stay learn who came, went or changed."""
+        had = {guest.name: guest for guest in before.guests}
+        kept = {}
+        for name, guest in stay.items():
+            names = {nic.name for nic in had[name].nics}
+            kept[name] = _with_nics(guest.spec, [n for n in guest.spec.nics if n.name in names])
+        await together(
+            self._tell(stay[name], segments.change_neighbours(nic.name, known, should))
+            for name, nic, known, should in neighbour_changes(before, self.lab, kept)
         )
 
-    async def _start_switch(self) -> None:
-        if not self.lab.ports:
+    async def _tell(self, guest: RunningGuest, lines: list[str]) -> None:
+        """Run shell lines in a guest."""
+        if not lines:
             return
-        self.switchd = await switchd.find_or_start()
-        await self.switchd.require_free(self.lab.ports)
-        self._say(f"switch: valed {self.switchd.version}, {self.switchd.rundir}")
-
-    async def _start_wave(self, wave: tuple[Any, ...], deadline: Deadline) -> None:
-        new = [RunningGuest(guest_plan, self.dir) for guest_plan in wave]
-        for guest in new:
-            guest.launch(self._key.public)
-            self.guests[guest.name] = guest
-            self._write_state()
-        await _all(guest.wait_qmp(deadline) for guest in new)
-
-    def _write_state(self) -> None:
-        guests = {name: guest.state() for name, guest in self.guests.items()}
-        if self._state is None:
-            self._state = LabState(
-                lab=self.lab.name,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                boot_id=proc.boot_id(),
-                keep=self.options.keep,
-                accelerator=self.env.accelerator.name,
-                provider=self.switchd.provider if self.switchd else "",
-                topology=self.lab.model_dump(mode="json"),
+        deadline = Deadline(STEP_SECONDS)
+        ssh = await guest.connect(deadline)
+        result = await ssh.run(segments.script(lines), deadline)
+        if result.status != 0:
+            said = (result.stderr or result.stdout).strip().splitlines()
+            raise GuestError(
+                f"guest {guest.name}: its NICs could not be set up: {said[-1] if said else '?'}"
             )
-        self._state = replace(self._state, guests=guests)
-        self.dir.write(self._state)
 
+    async def _impair(self, nic: Nic) -> None:
+        if self.switchd and nic.port and self._by_us(nic):
+            both = {"in": nic.impair.into, "out": nic.impair.out}
+            said = {k: v.model_dump(exclude_defaults=True) if v else None for k, v in both.items()}
+            await self.switchd.impair(nic.port, {k: v or None for k, v in said.items()})
 
-@asynccontextmanager
-async def running(
-    lab: Lab, env: Environment, options: RunOptions, say: Say
-) -> AsyncIterator[RunningLab]:
-    """A lab that runs; stopped at the end, or kept if that was asked and all went well."""
-    running_lab = RunningLab(lab, env, options, say)
-    try:
-        await running_lab.start()
-        yield running_lab
-        if options.keep:
-            await running_lab.disconnect()
-    except BaseException:
-        await _uninterrupted(running_lab.stop())
-        raise
-    if not options.keep:
-        await _uninterrupted(running_lab.stop())
+    async def _set_up_switch(self, switch: Switch) -> None:
+        settings = _settings(switch)
+        if self.switchd and switch.provider is Provider.USER and settings:
+            await self.switchd.set_switch(switch.name, settings)
+        self._switches[switch.name] = switch
+        self._write()
 
+    async def _release_switch(self, name: str) -> None:
+        switch = self._switches.pop(name)
+        if self.switchd and _settings(switch) and not switch.shared:
+            await self.switchd.release_switch(name)
 
-async def clear_place(lab_dir: LabDir) -> None:
-    """Make room for a new lab of this name: clean an abandoned one, refuse a living one."""
-    state = lab_dir.read()
-    if state and state.of_this_boot and state.keep and _alive(state):
-        names = ", ".join(state.guests)
-        raise LabError(
-            f"lab {lab_dir.lab} runs already (guests {names}, since {state.created}): "
-            f"use it, or end it by 'valemgr down {lab_dir.lab}'"
+    async def _free_ports(self, nics: Iterable[Nic]) -> None:
+        """Remove the ports of NICs that are gone, and wait until valed has noticed the rest."""
+        if self.switchd is None:
+            return
+        ports = [nic.port for nic in nics if nic.port and self._by_us(nic)]
+        for port in ports:
+            await self.switchd.free_port(port, Deadline(PORT_SECONDS))
+
+    def _present(self) -> Lab:
+        """The lab as it runs now; not validated, since ends of links may be missing."""
+        guests = tuple(guest.spec for guest in self.guests.values())
+        return Lab.model_construct(
+            name=self.lab.name, guests=guests, switches=tuple(self._switches.values())
         )
-    if lab_dir.exists:
-        await down(lab_dir)
+
+    def _own_ports(self) -> set[str]:
+        dead = [nic for entry in self._dead.values() for nic in entry.model.nics]
+        alive = [nic for guest in self.guests.values() for nic in guest.spec.nics]
+        return {nic.port for nic in [*dead, *alive] if nic.port}
+
+    def _by_us(self, nic: Nic) -> bool:
+        """Whether its switch is valed's."""
+        switch = self.lab.all_switches().get(nic.switch) or self._switches.get(nic.switch)
+        return switch is None or switch.provider is Provider.USER
+
+    def _check_alive(self) -> None:
+        """A guest may have died after it was ready, while others still booted."""
+        for guest in self.guests.values():
+            if not proc.is_alive(guest.process.ident):
+                raise LabError(
+                    f"guest {guest.name} has died since it was ready: "
+                    f"'valemgr logs {guest.name}' shows its console"
+                )
+
+    def _write(self) -> None:
+        self.dir.write(self.state)
 
 
-async def down(lab_dir: LabDir) -> int:
-    """End every process of a lab and remove its directory; the number of processes ended."""
-    found = {process.ident: process for process in await _processes(lab_dir)}
-    await asyncio.gather(*(process.stop() for process in found.values()))
-    lab_dir.delete()
-    return len(found)
+def _named(lab: Lab, name: str) -> Guest:
+    found = lab.guest(name)
+    if found is None:
+        raise LabError(f"lab {lab.name} has no guest {name}")
+    return found
 
 
-async def _processes(lab_dir: LabDir) -> list[proc.Process]:
-    """From the state file, and from who listens on QMP sockets (if a kill came between)."""
-    state = lab_dir.read()
-    idents = []
-    if state and state.of_this_boot:
-        idents = [guest.ident for guest in state.guests.values()]
-    for path in sorted(lab_dir.path.glob("*.ctl")):
-        with suppress(OSError, ValeError):
-            async with qmpclient.session(path, path.stem, Deadline(QMP_SECONDS)) as qmp:
-                idents.append(proc.ident_of(qmp.peer_pid))
-    return [process for process in map(proc.find, idents) if process]
+def _with_nics(guest: Guest, nics: list[Nic]) -> Guest:
+    return guest.model_copy(update={"nics": tuple(nics)})
 
 
-def _alive(state: LabState) -> bool:
-    return any(proc.is_alive(guest.ident) for guest in state.guests.values())
+def _listeners(lab: Lab, guest: Guest) -> set[str]:
+    """Guests that must listen on a cable before this one connects to it."""
+    cables = {nic.cable.name for nic in guest.nics if nic.cable and not nic.cable.listens}
+    ends = ((other.name, nic.cable) for other, nic in lab.nics() if nic.cable)
+    return {name for name, cable in ends if cable.name in cables and cable.listens}
 
 
-async def _all(waits: Any) -> None:
-    """Run together; the first failure ends the others and is raised itself, not in a group."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _cancel(*tasks)
+def _settings(switch: Switch) -> dict[str, Any]:
+    """What switch-set is given; nothing for a switch as it comes."""
+    settings: dict[str, Any] = {"p2p": True} if switch.p2p else {}
+    for key in ("age", "cap", "overflow", "wait_limit"):
+        if getattr(switch, key) is not None:
+            settings[key.replace("_", "-")] = getattr(switch, key)
+    return settings
 
 
-def _failed(task: "asyncio.Future[Any]") -> bool:
-    return task.done() and not task.cancelled() and task.exception() is not None
-
-
-async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _uninterrupted(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Finish cleaning up even if Ctrl-C comes again meanwhile."""
-    task = asyncio.ensure_future(cleanup)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            log.info("interrupted again while cleaning up: finishing first")
-
-
-def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, with SIGINT, SIGTERM and SIGHUP all ending things orderly, also the second."""
-
-    async def wrapped() -> T:
-        task = asyncio.ensure_future(main)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise InterruptedRunError("interrupted; nothing was left running") from None
-
-    return asyncio.run(wrapped())
+def _wiring_words(planned: PlannedNic) -> str:
+    nic = planned.nic
+    where = nic.port or nic.segment
+    return f"{nic.name} on {where} by {planned.backend or 'cable'}"

@@ -7,7 +7,8 @@
     <runtime>/LAB/...         sockets, keys, consoles
 
 A directory without a holder of the lock, whose lab is not to be kept, was abandoned: the next
-command that wants the name, or `down`, cleans it up.
+command that wants the name, or `down`, cleans it up. A kept lab whose state is not what was wanted
+was broken off: the next `up` or `apply` goes on.
 """
 
 import fcntl
@@ -24,9 +25,25 @@ from valemgr import proc, xdg
 from valemgr.deadline import Deadline
 from valemgr.errors import LabError, StoreError, WaitTimeoutError
 from valemgr.names import check_label
+from valemgr.topology import Guest, Lab
 
-SCHEMA = 1
+SCHEMA = 2
 LOCK_SECONDS = 10.0
+
+# What has been done with a guest, in order.
+LAUNCHED, READY, SET_UP = "launched", "ready", "set up"
+
+
+@dataclass(frozen=True, slots=True)
+class NicState:
+    """A NIC as it was plugged."""
+
+    name: str
+    mac: str
+    port: str  # or `cable NAME`
+    backend: str
+    slot: int | None
+    addresses: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +52,27 @@ class GuestState:
 
     pid: int
     start_time: int
+    stage: str
     ssh_port: int
     host_key: str
     argv: list[str]
-    ports: list[str]
-    addresses: list[str]
+    slots: int
+    nics: list[NicState]
+    spec: dict[str, Any]  # topology.Guest, as it is now
     ready_seconds: dict[str, float]
 
     @property
     def ident(self) -> proc.ProcessId:
         return proc.ProcessId(self.pid, self.start_time)
 
+    @property
+    def model(self) -> Guest:
+        return Guest.model_validate(self.spec)
+
 
 @dataclass(frozen=True, slots=True)
 class LabState:
-    """A lab's state file."""
+    """A lab's state file: what is wanted, and what has been done of it."""
 
     lab: str
     created: str
@@ -57,13 +80,25 @@ class LabState:
     keep: bool
     accelerator: str
     provider: str
-    topology: dict[str, Any]
+    rundir: str  # of the valed in use; empty: none
+    source: str  # the topology file
+    topology: dict[str, Any]  # topology.Lab, pinned: what is wanted
+    switches: dict[str, Any] = field(default_factory=dict)  # topology.Switch by name, set up so far
     guests: dict[str, GuestState] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
     def of_this_boot(self) -> bool:
         return self.boot_id == proc.boot_id()
+
+    @property
+    def wanted(self) -> Lab:
+        return Lab.model_validate(self.topology)
+
+    @property
+    def alive(self) -> bool:
+        """Whether any of its guests runs."""
+        return self.of_this_boot and any(proc.is_alive(g.ident) for g in self.guests.values())
 
 
 class LabDir:
@@ -112,7 +147,7 @@ class LabDir:
             raw = json.loads((self.path / "state.json").read_text())
             if raw.get("schema") != SCHEMA:
                 return None
-            guests = {name: GuestState(**guest) for name, guest in raw.pop("guests").items()}
+            guests = {name: _guest_state(guest) for name, guest in raw.pop("guests").items()}
             return LabState(**raw, guests=guests)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -126,10 +161,14 @@ class LabDir:
             fd = await deadline.retry("lock", self._try_lock, (BlockingIOError,), every=0.1)
         except WaitTimeoutError as exc:
             holder = self.holder() or "another valemgr"
-            raise LabError(f"lab {self.lab} is busy: held by {holder}") from exc
+            raise LabError(
+                f"lab {self.lab} is busy: held by {holder}; wait for it, or end it and the lab by "
+                f"'valemgr down --force {self.lab}'"
+            ) from exc
         try:
             os.truncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()} {command}".encode(), 0)
+            me = proc.myself()
+            os.pwrite(fd, f"{me.pid}.{me.start_time} {command}".encode(), 0)
             yield
         finally:
             self._lock_path.unlink(missing_ok=True)
@@ -138,9 +177,16 @@ class LabDir:
     def holder(self) -> str:
         """Who holds the lock, as it said itself."""
         with suppress(OSError):
-            pid, _, command = self._lock_path.read_text().partition(" ")
-            return f"'{command}' (pid {pid})" if pid else ""
+            who, _, command = self._lock_path.read_text().partition(" ")
+            return f"'{command}' (pid {who.partition('.')[0]})" if who else ""
         return ""
+
+    def holder_process(self) -> proc.Process | None:
+        """The process that holds the lock; None if nobody does, or it is gone."""
+        with suppress(OSError, ValueError):
+            pid, _, start_time = self._lock_path.read_text().split(" ")[0].partition(".")
+            return proc.find(proc.ProcessId(int(pid), int(start_time))) if self.locked else None
+        return None
 
     @property
     def locked(self) -> bool:
@@ -177,9 +223,29 @@ class LabDir:
         return fd
 
 
+@asynccontextmanager
+async def claims() -> AsyncIterator[None]:
+    """Held while a lab checks that its switches are free and says that they are its own."""
+    root = xdg.private_dir(xdg.runtime_dir())
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    async def attempt() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        await Deadline(LOCK_SECONDS).retry(f"lock on {root}", attempt, (BlockingIOError,))
+        yield
+    finally:
+        os.close(fd)
+
+
 def all_labs() -> list[LabDir]:
     """Every lab that has a directory, by name."""
     root = xdg.runtime_dir()
     if not root.is_dir():
         return []
     return [LabDir(path.name) for path in sorted(root.iterdir()) if path.is_dir()]
+
+
+def _guest_state(raw: dict[str, Any]) -> GuestState:
+    return GuestState(**raw | {"nics": [NicState(**nic) for nic in raw["nics"]]})

@@ -96,6 +96,40 @@ class Switchd:
         arguments = {"switch": switch} if switch else {}
         return [PortStats.parse(raw) for raw in await self._call("query-ports", **arguments)]
 
+    async def add_port(self, arguments: dict[str, Any]) -> None:
+        """Make a port, as port-add does; one that is there already (after a restart) stays."""
+        try:
+            await self._call("port-add", **arguments)
+        except SwitchError:
+            ports = await self.ports(str(arguments["name"]).partition(":")[0])
+            if not any((p.name, p.kind) == (arguments["name"], arguments["kind"]) for p in ports):
+                raise
+
+    async def free_port(self, name: str, deadline: Deadline) -> None:
+        """Remove a port that add_port made; wait for the end of one whose owner is gone."""
+
+        async def attempt() -> None:
+            for port in await self.ports():
+                if port.name == name:
+                    if port.kind != "native":
+                        await self._call("port-del", name=name)
+                    raise SwitchError(f"pid {port.peer_pid} still has it")
+
+        await deadline.retry(f"end of port {name}", attempt, (SwitchError,))
+
+    async def impair(self, port: str, both: dict[str, dict[str, Any] | None]) -> None:
+        """Set directions (`in`, `out`) of a port; None: unimpaired."""
+        await self._call("port-set", name=port, **both)
+
+    async def set_switch(self, name: str, settings: dict[str, Any]) -> None:
+        """Set up a switch as switch-set does; it stays until it is told not to be kept."""
+        await self._call("switch-set", name=name, **settings)
+
+    async def release_switch(self, name: str) -> None:
+        """Let a switch that was set up go with its last port."""
+        if name in {entry["name"] for entry in await self.switches()}:
+            await self._call("switch-set", name=name, keep=False)
+
     async def require_free(self, wanted: tuple[str, ...]) -> None:
         """Refuse before anything starts what valed would refuse later."""
         switches = {name.partition(":")[0] for name in wanted}
@@ -103,10 +137,7 @@ class Switchd:
         for switch in sorted(switches & existing):
             ports = {port.name: port for port in await self.ports(switch)}
             for name in sorted(set(wanted) & set(ports)):
-                pid = ports[name].peer_pid
-                raise SwitchError(
-                    f"port {name} is taken by pid {pid}: use another switch, or end that process"
-                )
+                raise SwitchError(_taken(ports[name]))
             more = sum(name.startswith(f"{switch}:") for name in wanted)
             if len(ports) + more > PORTS_MAX:
                 raise SwitchError(
@@ -131,6 +162,14 @@ class Switchd:
             raise SwitchError(f"valed: {exc}") from exc
 
 
+def _taken(port: PortStats) -> str:
+    if port.peer_pid:
+        what = f"port {port.name} is taken by pid {port.peer_pid}"
+        return f"{what}: use another switch, or end that process"
+    what = f"port {port.name} is there already ({port.kind}, nobody connected)"
+    return f"{what}: use another switch, or remove it by 'valectl del {port.name}'"
+
+
 async def find() -> Switchd | None:
     """A valed that answers, or None."""
     for rundir in search_dirs():
@@ -147,6 +186,16 @@ async def find_or_start() -> Switchd:
     if found:
         return found
     rundir = server_dir()
+    program = locate.require(locate.VALED)
+    async with _dir_lock(rundir):
+        return await _try(rundir) or await _start(program, rundir)
+
+
+async def at(rundir: Path, start: bool) -> Switchd | None:
+    """The valed of one directory; started if asked for and none is there: it knows its ports."""
+    found = await _try(rundir)
+    if found or not start:
+        return found
     program = locate.require(locate.VALED)
     async with _dir_lock(rundir):
         return await _try(rundir) or await _start(program, rundir)

@@ -336,7 +336,7 @@ def pair_lab(
     switch: str,
     model: NicModel = NicModel.VIRTIO,
     image: str = "micro",
-    backend: Backend = Backend.NETMAP,
+    backend: Backend = Backend.AUTO,
     baseline: bool = False,
 ) -> Lab:
     """Two guests, `a` and `b`, on one switch; with a baseline also cabled back-to-back."""

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Commands over a lab's life: up, apply, down, status, wait, save, inspect."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from valemgr.accel import AccelChoice
+from valemgr.cli_common import EXIT_THRESHOLD, FormatOption, LabArgument, note, run
+from valemgr.output import Column, Format, emit, render
+
+if TYPE_CHECKING:
+    from valemgr.labtests import Verdict
+    from valemgr.state import LabDir
+    from valemgr.topology import Lab
+
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]", help="A *.lab.yml, or its folder; the only one here.", show_default=False
+    ),
+]
+AccelOption = Annotated[AccelChoice, typer.Option(help="What guests run on.")]
+TestOption = Annotated[bool, typer.Option("--test", help="Then run the topology's tests.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds for each guest's start.")]
+
+STATUS_COLUMNS = (
+    Column("lab", "lab"),
+    Column("guest", "guest"),
+    Column("state", "state"),
+    Column("pid", "pid", right=True),
+    Column("ssh_port", "ssh\nport", right=True),
+    Column("ports", "ports"),
+    Column("backends", "backends"),
+    Column("addresses", "addresses"),
+    Column("accelerator", "accel"),
+    Column("provider", "provider"),
+    Column("since", "since"),
+)
+INSPECT_COLUMNS = (
+    Column("guest", "guest"),
+    Column("nic", "NIC"),
+    Column("mac", "MAC"),
+    Column("addresses", "addresses"),
+    Column("mtu", "MTU", right=True),
+    Column("port", "port"),
+    Column("peer", "peer"),
+    Column("model", "model"),
+    Column("backend", "backend"),
+    Column("impair", "impairments"),
+)
+CHANGE_COLUMNS = (Column("change", "change"),)
+TEST_COLUMNS = (
+    Column("test", "test"),
+    Column("passed", "passed"),
+    Column("seconds", "s", right=True, digits=1),
+    Column("detail", "detail"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (up, apply, down, status, wait, save, inspect):
+        app.command()(command)
+
+
+def up(
+    context: typer.Context,
+    file: FileArgument = None,
+    accel: AccelOption = AccelChoice.AUTO,
+    timeout: TimeoutOption = 120.0,
+    test: TestOption = False,
+    keep_on_error: Annotated[
+        bool, typer.Option("--keep-on-error", help="Leave what came up if something fails.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Start a lab from its topology file, or go on where an earlier up was broken off."""
+    from valemgr import lifecycle
+    from valemgr.lablog import lab_log
+    from valemgr.runner import RunOptions
+
+    lab, source = load(file)
+    options = RunOptions(keep=True, timeout=timeout, keep_on_error=keep_on_error, source=source)
+    with lab_log(lab.name):
+        outcome = run(lifecycle.up(lab, accel, options, context.obj))
+    if not outcome.changes:
+        note(f"lab {lab.name} runs as its topology says")
+    _after(lab.name, test, context, form)
+
+
+def apply(
+    context: typer.Context,
+    file: FileArgument = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only show the difference.")
+    ] = False,
+    accel: AccelOption = AccelChoice.AUTO,
+    timeout: TimeoutOption = 120.0,
+    test: TestOption = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Make a running lab what its topology file says now; what is the same is not disturbed."""
+    from valemgr import lifecycle
+    from valemgr.lablog import lab_log
+    from valemgr.runner import RunOptions
+
+    lab, source = load(file)
+    options = RunOptions(keep=True, timeout=timeout, source=source)
+    with lab_log(lab.name):
+        outcome = run(lifecycle.apply(lab, accel, options, context.obj, dry_run))
+    if form is Format.TABLE:
+        emit("".join(f"{line}\n" for line in outcome.changes))
+        if not outcome.changes:
+            note(f"lab {lab.name} runs as its topology says")
+    else:
+        rows = [{"change": line} for line in outcome.changes]
+        emit(render(form, CHANGE_COLUMNS, rows, key="changes"))
+    if test and not dry_run:
+        _run_tests(lab.name, context, form)
+
+
+def down(
+    context: typer.Context,
+    lab: LabArgument = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every lab.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="End a command that works on it, too.")
+    ] = False,
+) -> None:
+    """End a lab's guests and forget it. Safe to repeat."""
+    from valemgr import labs, lifecycle
+    from valemgr.lablog import lab_log
+
+    async def end() -> None:
+        for lab_dir in labs.labs_to_end(lab_name(lab), everything):
+            with lab_log(lab_dir.lab):
+                ended = await lifecycle.end(lab_dir, force)
+            context.obj(f"lab {lab_dir.lab}: {ended} guests ended")
+
+    run(end())
+
+
+def status(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
+    """Show labs and guests that run."""
+    from valemgr import labs
+
+    rows = [asdict(guest) for guest in run(labs.status(lab_name(lab)))]
+    if not rows and form is Format.TABLE:
+        note("no lab runs; try 'valemgr pair vale1 --keep'")
+    else:
+        emit(render(form, STATUS_COLUMNS, rows, key="guests"))
+
+
+def wait(
+    context: typer.Context,
+    lab: LabArgument = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for the whole lab.")] = 300.0,
+    test: TestOption = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Wait until every guest of a lab is ready; exit code 5 if that takes too long."""
+    from valemgr import labs
+    from valemgr.deadline import Deadline
+
+    lab_dir = labs.only_lab(lab_name(lab))
+    run(labs.wait(lab_dir, Deadline(timeout)))
+    context.obj(f"lab {lab_dir.lab}: every guest is ready")
+    if test:
+        _run_tests(lab_dir.lab, context, form)
+
+
+def save(
+    lab: LabArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")
+    ] = None,
+) -> None:
+    """Print a lab's topology as it runs now, every address and MAC said."""
+    from valemgr.errors import StoreError
+    from valemgr.labfile import dump_lab
+
+    text = dump_lab(_present(lab_name(lab)))
+    if output is None:
+        emit(text)
+        return
+    try:
+        output.write_text(text)
+    except OSError as exc:
+        raise StoreError(f"{output}: {exc.strerror}") from exc
+
+
+def inspect(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
+    """Show every NIC of a lab with its addresses, port and peer."""
+    from valemgr import labs
+
+    emit(render(form, INSPECT_COLUMNS, labs.inspect(labs.only_lab(lab_name(lab))), key="nics"))
+
+
+def load(where: str | None) -> tuple["Lab", str]:
+    """A topology file and where it is."""
+    from valemgr.labfile import find_lab_file, load_lab
+
+    path = find_lab_file(where)
+    return load_lab(path), str(path.resolve())
+
+
+def lab_name(where: str | None) -> str | None:
+    """A lab's name; of a topology file, the name that it gives."""
+    if where and (where.endswith((".yml", ".yaml")) or "/" in where or where == "."):
+        return load(where)[0].name
+    return where
+
+
+def _after(name: str, test: bool, context: typer.Context, form: Format) -> None:
+    from valemgr import labs
+    from valemgr.state import LabDir
+
+    if form is Format.TABLE:
+        note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
+    else:
+        rows = [asdict(guest) for guest in run(labs.status(name))]
+        emit(render(form, STATUS_COLUMNS, rows, key="guests"))
+    if test:
+        _run_tests(LabDir(name).lab, context, form)
+
+
+def _run_tests(name: str, context: typer.Context, form: Format) -> None:
+    from valemgr import labs, labtests
+    from valemgr.state import LabDir
+
+    async def test(lab_dir: "LabDir") -> list["Verdict"]:
+        async with labs.attached(lab_dir) as lab:
+            return await labtests.run(lab, context.obj)
+
+    verdicts = run(test(LabDir(name)))
+    rows: list[dict[str, Any]] = [asdict(verdict) for verdict in verdicts]
+    if not rows:
+        note(f"lab {name} has no tests")
+        return
+    emit(render(form, TEST_COLUMNS, rows, key="tests"))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(EXIT_THRESHOLD)
+
+
+def _present(lab: str | None) -> "Lab":
+    from valemgr import labs
+
+    return labs.present(labs.only_lab(lab))

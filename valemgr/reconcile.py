@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From what runs to what is wanted: the difference, and nothing but it. Pure.
+
+A guest is replaced only if what cannot change while it runs does; a NIC is unplugged and plugged
+only if its wire does; addresses, MTU, neighbours and impairments change in place. What is not
+named in a Diff is not touched.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from valemgr.segments import neighbours
+from valemgr.topology import Guest, Impair, Impairment, Lab, Nic, Switch
+
+_OF_MACHINE = ("image", "qemu", "cpus", "memory_mib", "spare")
+_OF_WIRE = ("port", "cable", "backend", "model", "queues", "mac")
+_AT_START = ("files", "startup")
+
+
+@dataclass(frozen=True, slots=True)
+class NicChange:
+    """A NIC that stays and gets other settings."""
+
+    old: Nic
+    new: Nic
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDiff:
+    """What happens to one guest that keeps running."""
+
+    name: str
+    unplug: tuple[Nic, ...] = ()
+    plug: tuple[Nic, ...] = ()
+    change: tuple[NicChange, ...] = ()
+    impair: tuple[Nic, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return not (self.unplug or self.plug or self.change or self.impair or self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Everything between what runs and what is wanted."""
+
+    remove: tuple[str, ...]
+    add: dict[str, str]  # guest: why
+    guests: dict[str, GuestDiff]
+    switches: tuple[Switch, ...]  # to be set up, or set anew
+    unused: tuple[str, ...]  # switches that nobody is on any more
+
+    @property
+    def empty(self) -> bool:
+        return not (self.remove or self.add or self.guests or self.switches or self.unused)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs, as far as it matters: guests that are alive, and how many slots they have."""
+
+    guests: Mapping[str, Guest]
+    slots: Mapping[str, int]
+    switches: Mapping[str, Switch]
+    dead: frozenset[str] = frozenset()  # guests that were started, and are gone
+
+
+def compare(running: Running, wanted: Lab) -> Diff:
+    """The difference; `wanted` is pinned."""
+    new = {guest.name: guest for guest in wanted.guests}
+    add = {}
+    guests = {}
+    for name, guest in new.items():
+        if why := _why_start(running, guest):
+            add[name] = why
+        elif not (diff := compare_guest(running.guests[name], guest)).empty:
+            guests[name] = diff
+    gone = [name for name in running.guests if name not in new or name in add]
+    gone += [name for name in running.dead if name not in new]
+    switches = wanted.all_switches()
+    return Diff(
+        remove=tuple(sorted(gone)),
+        add=add,
+        guests=guests,
+        switches=tuple(s for name, s in switches.items() if running.switches.get(name) != s),
+        unused=tuple(sorted(running.switches.keys() - switches.keys())),
+    )
+
+
+def compare_guest(old: Guest, new: Guest) -> GuestDiff:
+    """What changes in a guest that keeps running."""
+    had = {nic.name: nic for nic in old.nics}
+    have = {nic.name: nic for nic in new.nics}
+    rewired = {name for name in had.keys() & have.keys() if _differ(had[name], have[name])}
+    stay = [NicChange(had[n], have[n]) for n in have if n in had and n not in rewired]
+    return GuestDiff(
+        name=new.name,
+        unplug=tuple(nic for nic in old.nics if nic.name not in have or nic.name in rewired),
+        plug=tuple(nic for nic in new.nics if nic.name not in had or nic.name in rewired),
+        change=tuple(c for c in stay if _settings(c.old) != _settings(c.new)),
+        impair=tuple(change.new for change in stay if change.old.impair != change.new.impair),
+        notes=tuple(
+            f"{what} changed: it takes effect when the guest is started anew"
+            for what in _AT_START
+            if getattr(old, what) != getattr(new, what)
+        ),
+    )
+
+
+def neighbour_changes(
+    before: Lab, after: Lab, stay: Mapping[str, Guest]
+) -> Iterator[tuple[str, Nic, dict[str, str], dict[str, str]]]:
+    """(guest, NIC, neighbours it knows, those it should know) where they differ.
+
+    `stay`: guests that ran before and after, with the NICs that they kept.
+    """
+    for name, guest in stay.items():
+        for nic in guest.nics:
+            known, should = neighbours(before, name, nic), neighbours(after, name, nic)
+            if known != should:
+                yield name, nic, known, should
+
+
+def describe(diff: Diff, wanted: Lab) -> list[str]:
+    """The difference in words, a line each: + comes, - goes, ~ changes."""
+    lines = [f"- guest {name}" for name in diff.remove if name not in diff.add]
+    for name, why in diff.add.items():
+        sign = "~" if name in diff.remove else "+"
+        lines.append(f"{sign} guest {name}" + (f": started anew ({why})" if why != "new" else ""))
+    for switch in diff.switches:
+        if switch in wanted.switches:
+            lines.append(f"~ switch {switch.name}: set up")
+    for each in diff.guests.values():
+        lines += _describe_guest(each)
+    return lines
+
+
+def _describe_guest(diff: GuestDiff) -> Iterator[str]:
+    moved = {nic.name for nic in diff.plug} & {nic.name for nic in diff.unplug}
+    for nic in diff.unplug:
+        if nic.name not in moved:
+            yield f"- nic {diff.name}:{nic.name} on {nic.port}"
+    for nic in diff.plug:
+        sign, how = ("~", ", plugged anew") if nic.name in moved else ("+", "")
+        yield f"{sign} nic {diff.name}:{nic.name} on {nic.port}{how}"
+    for change in diff.change:
+        yield f"~ nic {diff.name}:{change.new.name}: {', '.join(_changes(change))}"
+    for nic in diff.impair:
+        yield f"~ impairments of {nic.port} ({diff.name}:{nic.name}): {describe_impair(nic.impair)}"
+    for note in diff.notes:
+        yield f"  guest {diff.name}: {note}"
+
+
+def describe_impair(impair: Impair) -> str:
+    """In words: `in delay 1000 µs, out none`."""
+    return "; ".join(
+        f"{direction} {_describe_direction(each)}"
+        for direction, each in (("in", impair.into), ("out", impair.out))
+    )
+
+
+def _describe_direction(one: Impairment | None) -> str:
+    units = {"delay": " µs", "jitter": " µs", "rate": " bit/s", "limit": " bytes", "seed": ""}
+    said = one.model_dump(exclude_defaults=True) if one else {}
+    return ", ".join(f"{key} {value}{units.get(key, '%')}" for key, value in said.items()) or "none"
+
+
+def _changes(change: NicChange) -> Iterator[str]:
+    old, new = change.old, change.new
+    yield from (f"address {a} goes" for a in old.addresses if a not in new.addresses)
+    yield from (f"address {a} comes" for a in new.addresses if a not in old.addresses)
+    if old.mtu != new.mtu:
+        yield f"MTU {old.mtu} becomes {new.mtu}"
+
+
+def _why_start(running: Running, new: Guest) -> str:
+    """Why a guest must be started; empty: it need not."""
+    if new.name in running.dead:
+        return "it was dead"
+    old = running.guests.get(new.name)
+    if old is None:
+        return "new"
+    for what in _OF_MACHINE:
+        if getattr(old, what) != getattr(new, what):
+            return f"{what} {getattr(old, what)} becomes {getattr(new, what)}"
+    diff = compare_guest(old, new)
+    slots = running.slots[new.name]
+    if (diff.plug or diff.unplug) and not slots:
+        return "its NICs change, and it has no slots"
+    if diff.plug and len(new.nics) > slots:
+        return f"{len(new.nics)} NICs, and it has {slots} slots"
+    return ""
+
+
+def _differ(old: Nic, new: Nic) -> bool:
+    return any(getattr(old, what) != getattr(new, what) for what in _OF_WIRE)
+
+
+def _settings(nic: Nic) -> tuple[object, ...]:
+    return nic.mtu, nic.addresses
