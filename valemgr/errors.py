@@ -3,6 +3,7 @@
 
     ValeError                    1  base; never raised itself
     ├── UsageError               2  an option, a name or a topology that cannot be meant
+    │   └── TopologyError        2  a topology file that is wrong: every mistake with its place
     ├── EnvironmentUnfitError    4  this machine lacks something; says the remedy
     ├── WaitTimeoutError         5  something did not become ready in time
     ├── LabError                 1  a lab is busy, exists already, or does not exist
@@ -19,6 +20,10 @@ of a console), printed below it. Exit code 3 (a threshold failed) is an outcome,
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from valemgr.findings import Finding
 
 
 class ValeError(Exception):
@@ -35,6 +40,15 @@ class UsageError(ValeError):
     """What was asked for cannot be meant."""
 
     exit_code = 2
+
+
+class TopologyError(UsageError):
+    """A topology file is wrong: all that was found, in the file's order; at least one."""
+
+    def __init__(self, findings: "Sequence[Finding]") -> None:
+        first, *rest = map(str, findings)
+        super().__init__(first, rest)
+        self.findings = tuple(findings)
 
 
 class EnvironmentUnfitError(ValeError):

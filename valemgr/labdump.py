@@ -27,6 +27,8 @@ from valemgr.topology import (
 
 Said = dict[str, Any]
 
+SHORT = 60  # characters
+
 
 def dump_lab(lab: Lab) -> str:
     """YAML text."""
@@ -39,9 +41,23 @@ def dump_lab(lab: Lab) -> str:
         links=[{"endpoints": list(link.ends)} for link in lab.links],
         tests=[_test(test) for test in lab.tests],
     )
-    return yaml.dump(
-        said, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True, width=100
-    ).replace(": null\n", ":\n")
+    return yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists on one line; nothing for null."""
+
+    def represent_short(self, items: list[Any]) -> yaml.Node:
+        node = self.represent_list(items)
+        short = all(isinstance(item, str) for item in items) and sum(map(len, items)) <= SHORT
+        return yaml.SequenceNode(node.tag, node.value, flow_style=short)
+
+    def represent_nothing(self, _: None) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:null", "")
+
+
+_Dumper.add_representer(list, _Dumper.represent_short)
+_Dumper.add_representer(type(None), _Dumper.represent_nothing)
 
 
 def _kept(**said: Any) -> Said:
