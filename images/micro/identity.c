@@ -5,12 +5,13 @@
  * FILE is the JSON object that the launcher of the guest passed by fw_cfg (opt/org.vale/guest).
  * Host name, SSH keys and the names of NICs that want DHCP go where the rest of the system
  * looks for them; addresses and the like come out as lines for `ip -batch`, because one process
- * that sets everything costs the least boot time. What is absent from the object is left alone.
+ * that sets everything costs the least boot time. What is absent from the object is left alone,
+ * so an object with nothing but a NIC serves for one that was plugged in later; `-` is its
+ * standard input then. Exit status 1 says that a NIC is not there (yet).
  */
 #include <dirent.h>
 #include <err.h>
-#include <errno.h>
-#include <stdarg.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,13 @@
 #define AUTHORIZED_KEYS "/root/.ssh/authorized_keys"
 #define HOST_KEY        "/etc/dropbear/host_key.openssh"
 #define DHCP4_LIST      "/run/dhcp4"
+
+/* A NIC of the object that is there. */
+struct nic {
+    json_t *wanted;
+    const char *name;          /* that it shall have */
+    char device[NAME_MAX + 1]; /* name that it has */
+};
 
 /* Append to a file, and set its mode unless that is 0: files of /proc refuse that. */
 static void write_file(const char *path, mode_t mode, const char *text, const char *end)
@@ -102,25 +110,39 @@ static void allow_ipv6(const char *device)
     set_ipv6(device, "disable_ipv6", "0");
 }
 
-static void emit_nic(json_t *nic, const char *device, const char *name)
+/* Two devices cannot have one name, so who has the name that another one wants leaves it first. */
+static void step_aside(struct nic *nics, size_t count)
 {
+    size_t i, j;
+
+    for (i = 0; i < count; i++) {
+        for (j = 0; j < count && strcmp(nics[j].name, nics[i].device) != 0; j++) {
+        }
+        if (j < count && strcmp(nics[i].name, nics[i].device) != 0) {
+            printf("link set dev %s name aside%zu\n", nics[i].device, i);
+            snprintf(nics[i].device, sizeof(nics[i].device), "aside%zu", i);
+        }
+    }
+}
+
+static void emit_nic(const struct nic *nic)
+{
+    const char *name = nic->name;
     json_t *item;
     size_t i;
 
-    if (strcmp(name, device) != 0) {
-        printf("link set dev %s name %s\n", device, name);
+    if (strcmp(name, nic->device) != 0) {
+        printf("link set dev %s name %s\n", nic->device, name);
     }
-    if (json_object_get(nic, "mtu")) {
+    if (json_object_get(nic->wanted, "mtu")) {
         printf("link set dev %s mtu %lld\n", name,
-               (long long)json_integer_value(json_object_get(nic, "mtu")));
+               (long long)json_integer_value(json_object_get(nic->wanted, "mtu")));
     }
     printf("link set dev %s up\n", name);
-    json_array_foreach(json_object_get(nic, "addresses"), i, item) {
-        const char *address = json_string_value(item);
-
-        printf("addr add %s dev %s\n", address, name);
+    json_array_foreach(json_object_get(nic->wanted, "addresses"), i, item) {
+        printf("addr add %s dev %s\n", json_string_value(item), name);
     }
-    json_array_foreach(json_object_get(nic, "neighbours"), i, item) {
+    json_array_foreach(json_object_get(nic->wanted, "neighbours"), i, item) {
         const char *address = word(item, "address"), *mac = word(item, "mac");
 
         if (address && mac) {
@@ -147,20 +169,37 @@ static void check_addresses(json_t *nic, const char *device)
     }
 }
 
-static void apply_nic(json_t *nic)
+static int prepare_nic(json_t *wanted, struct nic *nic)
 {
-    const char *mac = word(nic, "mac"), *name = word(nic, "name");
-    char device[256];
+    const char *mac = word(wanted, "mac"), *name = word(wanted, "name");
 
-    if (!mac || find_device(mac, device, sizeof(device)) < 0) {
+    if (!mac || find_device(mac, nic->device, sizeof(nic->device)) < 0) {
         warnx("identity: no NIC has MAC %s", mac ? mac : "(none given)");
-        return;
+        return -1;
     }
-    check_addresses(nic, device);
-    emit_nic(nic, device, name ? name : device);
-    if (json_is_true(json_object_get(nic, "dhcp4"))) {
-        write_file(DHCP4_LIST, 0644, name ? name : device, "\n");
+    check_addresses(wanted, nic->device);
+    nic->wanted = wanted;
+    nic->name = name ? name : strdup(nic->device); /* device changes while it steps aside */
+    if (json_is_true(json_object_get(wanted, "dhcp4"))) {
+        write_file(DHCP4_LIST, 0644, nic->name, "\n");
     }
+    return 0;
+}
+
+static int apply_nics(json_t *wanted)
+{
+    struct nic *nics = calloc(json_array_size(wanted) + 1, sizeof(*nics));
+    size_t i, count = 0;
+    json_t *item;
+
+    json_array_foreach(wanted, i, item) {
+        count += prepare_nic(item, &nics[count]) == 0;
+    }
+    step_aside(nics, count);
+    for (i = 0; i < count; i++) {
+        emit_nic(&nics[i]);
+    }
+    return count < json_array_size(wanted) ? -1 : 0;
 }
 
 static void apply_ssh(json_t *identity)
@@ -169,10 +208,9 @@ static void apply_ssh(json_t *identity)
     json_t *item;
     size_t i;
 
-    mkdir("/root/.ssh", 0700);
-    mkdir("/etc/dropbear", 0700);
     json_array_foreach(json_object_get(identity, "authorized_keys"), i, item) {
         if (json_is_string(item)) {
+            mkdir("/root/.ssh", 0700);
             write_file(AUTHORIZED_KEYS, 0600, json_string_value(item), "\n");
         }
     }
@@ -184,25 +222,22 @@ static void apply_ssh(json_t *identity)
 int main(int argc, char **argv)
 {
     json_error_t error;
-    json_t *identity, *nic;
+    json_t *identity;
     const char *hostname;
-    size_t i;
 
     if (argc != 2) {
-        fprintf(stderr, "usage: micro-identity FILE\n");
+        fprintf(stderr, "usage: micro-identity FILE|-\n");
         return 2;
     }
-    identity = json_load_file(argv[1], 0, &error);
+    identity = strcmp(argv[1], "-") == 0 ? json_loadf(stdin, 0, &error)
+                                         : json_load_file(argv[1], 0, &error);
     if (!json_is_object(identity)) {
-        errx(1, "identity: fw_cfg opt/org.vale/guest is not a JSON object: %s", error.text);
+        errx(1, "identity: %s is not a JSON object: %s", argv[1], error.text);
     }
     hostname = json_string_value(json_object_get(identity, "hostname"));
     if (hostname && sethostname(hostname, strlen(hostname)) < 0) {
         warn("identity: hostname \"%s\"", hostname);
     }
     apply_ssh(identity);
-    json_array_foreach(json_object_get(identity, "nics"), i, nic) {
-        apply_nic(nic);
-    }
-    return 0;
+    return apply_nics(json_object_get(identity, "nics")) < 0;
 }

@@ -50,7 +50,7 @@ def make_key() -> tuple[str, paramiko.Ed25519Key]:
 
 USER_KEY = make_key()[1]
 HOST_KEY_TEXT, HOST_KEY = make_key()
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "hostname": "guest-a",
     "authorized_keys": [f"ssh-ed25519 {USER_KEY.get_base64()} test"],
     "host_key": HOST_KEY_TEXT,
@@ -278,6 +278,38 @@ def test_broken_identity_is_said_on_the_console(boot: Callable[..., Guest]) -> N
     assert guest.process.wait(DEADLINE) == 0
     assert "identity: no NIC has MAC 52:54:00:ff:ff:ff" in guest.text()
     assert "\nb\r\n" in guest.text() or "\nb\n" in guest.text()
+
+
+def test_nics_take_each_others_names(boot: Callable[..., Guest]) -> None:
+    nics = [{**nic, "name": f"eth{n}"} for n, nic in enumerate(IDENTITY["nics"])]
+    with boot(identity={**IDENTITY, "nics": nics}).ssh() as client:
+        links = {link["ifname"]: link for link in json.loads(run(client, "ip -j addr"))}
+        for nic in nics:
+            link = links[nic["name"]]
+            assert link["address"] == nic["mac"]
+            assert f"{link['addr_info'][0]['local']}/24" == nic["addresses"][0]
+        assert "renamed from aside" in run(client, "dmesg"), "no name was taken: nothing tested"
+
+
+def test_a_nic_is_set_up_later(boot: Callable[..., Guest]) -> None:
+    early, late = IDENTITY["nics"][0], IDENTITY["nics"][2]
+    setup = "micro-identity - > /run/later.ip && ip -force -batch /run/later.ip"
+
+    def give(nic: Any) -> int:
+        stdin, stdout, _ = client.exec_command(setup, timeout=DEADLINE)
+        stdin.write(json.dumps({"nics": [nic]}))
+        stdin.channel.shutdown_write()
+        return stdout.channel.recv_exit_status()
+
+    with boot(identity={**IDENTITY, "nics": [early]}).ssh() as client:
+        before = run(client, "hostname; cat /root/.ssh/authorized_keys /etc/dropbear/host_key.*")
+        assert give(late) == 0
+        links = {link["ifname"]: link for link in json.loads(run(client, "ip -j addr"))}
+        assert links["mgmt"]["operstate"] == "UP"
+        assert [a["local"] for a in links["vale1"]["addr_info"]] == ["198.18.1.1", "fd00::1"]
+        assert before == run(client,
+                             "hostname; cat /root/.ssh/authorized_keys /etc/dropbear/host_key.*")
+        assert give({"mac": "52:54:00:ff:ff:ff"}) == 1
 
 
 def test_overlay_brings_a_dynamic_program_and_vale_run_runs_it(
