@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The words a user types. Thin: parses, calls, prints; what costs is imported where it is used.
 
-Data goes to stdout, the rest to stderr. Exit codes: see errors.py; `ssh` and `exec` return the
-remote code, and 125 when valemgr itself failed.
+Data goes to stdout, the rest to stderr. Exit codes: see errors.py.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valemgr import __version__, cli_lab
+from valemgr import __version__, cli_guest, cli_lab
 from valemgr.accel import AccelChoice
 from valemgr.cli_common import (
-    EXIT_OURS,
     EXIT_THRESHOLD,
     FormatOption,
-    GuestArgument,
-    LabOption,
     note,
     one_of,
     progress,
@@ -32,7 +27,6 @@ from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
     from valemgr.pair import PairReport
-    from valemgr.ssh import SshSession
 
 app = typer.Typer(
     name="valemgr",
@@ -45,6 +39,7 @@ app = typer.Typer(
 results_app = typer.Typer(help="Stored results.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 cli_lab.register(app)
+cli_guest.register(app)
 
 PAIR_COLUMNS = (
     Column("frame", "frame", right=True),
@@ -162,32 +157,6 @@ def pair(
 
 
 @app.command()
-def ssh(guest: GuestArgument, lab: LabOption = None) -> None:
-    """Open a shell in a guest. Returns the shell's exit code, 125 if it cannot be reached."""
-    from valemgr import terminal
-
-    raise typer.Exit(_remotely(guest, lab, lambda session: terminal.interactive(session.client)))
-
-
-@app.command("exec", context_settings={"allow_interspersed_args": False})
-def exec_(
-    guest: GuestArgument,
-    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
-    lab: LabOption = None,
-    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Pass stdin on.")] = False,
-) -> None:
-    """Run a command in a guest. Returns its exit code, 125 if it could not be run."""
-    import shlex
-
-    from valemgr import terminal
-
-    words = command[1:] if command[0] == "--" else command
-    line = words[0] if len(words) == 1 else shlex.join(words)
-    code = _remotely(guest, lab, lambda session: terminal.command(session.client, line, stdin))
-    raise typer.Exit(code)
-
-
-@app.command()
 def switch(
     name: Annotated[str | None, typer.Argument(help="Show this switch's ports.")] = None,
     form: FormatOption = Format.TABLE,
@@ -301,14 +270,13 @@ def parse_rate(text: str) -> int | None:
 def main() -> None:
     """Entry point: every error that is expected becomes one line and an exit code."""
     logging.raiseExceptions = False
-    ours = EXIT_OURS if sys.argv[1:2] in (["exec"], ["ssh"]) else None
     try:
         code = app(prog_name="valemgr", standalone_mode=False)
     except typer.TyperException as exc:
         code = _usage(exc)
     except ValeError as exc:
         note(str(exc), *exc.detail)
-        code = ours or exc.exit_code
+        code = exc.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
@@ -325,21 +293,6 @@ def _usage(exc: typer.TyperException) -> int:
     else:
         sys.stderr.write(text + "\n")
     return exc.exit_code
-
-
-def _remotely(guest: str, lab: str | None, work: Callable[["SshSession"], int]) -> int:
-    from valemgr import labs
-    from valemgr.deadline import Deadline
-    from valemgr.ssh import SshSession
-
-    async def connect() -> SshSession:
-        return await SshSession.connect(labs.ssh_target(guest, lab), Deadline(15))
-
-    session = run(connect())
-    try:
-        return work(session)
-    finally:
-        session.close()
 
 
 def _print_pair(report: "PairReport", form: Format, keep: bool, switch: str) -> None:
