@@ -26,6 +26,9 @@ from valemgr.topology import NIC_NAME, Backend, NicModel, Provider
 from valemgr.yamlfile import Float, Int
 
 MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB
+DELAY_MAX = 60  # s
+DAY = 86400  # s
+WAIT_MAX = 10_000  # ms
 MTU_MIN, MTU_MAX = 68, 9000
 
 
@@ -55,19 +58,23 @@ def _as_text(value: Any) -> Any:
 
 def _as_whole(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"'{_shown(value)}' is not a whole number")
+        quoted = isinstance(value, str) and value.isdigit()
+        hint = ": leave out the quotes" if quoted else ""
+        raise ValueError(f"'{_shown(value)}' is not a whole number{hint}")
     return int(value)
 
 
 def _as_truth(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError(f"'{_shown(value)}' is neither true nor false")
+        raise ValueError(f"'{_shown(value)}' is neither true nor false: write true or false")
     return value
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
     return getattr(value, "text", None) or str(value)
 
 
@@ -108,18 +115,27 @@ def _memory(value: units.Quantity) -> int:
 
 
 def _microseconds(value: units.Quantity) -> int:
+    if units.duration(value) > DELAY_MAX:
+        raise ValueError(f"{value} is too long: at most {DELAY_MAX}s")
     return units.whole(units.duration(value) * 10**6, value, "µs")
 
 
-def _milliseconds(value: units.Quantity) -> int:
-    return units.whole(units.duration(value) * 1000, value, "ms")
+def _wait_limit(value: units.Quantity) -> int:
+    milliseconds = units.duration(value) * 1000
+    if not 1 <= milliseconds <= WAIT_MAX:
+        raise ValueError(f"{value} is not a time to wait for room: between 1ms and 10s")
+    return units.whole(milliseconds, value, "ms")
 
 
 def _whole_seconds(value: units.Quantity) -> int:
+    if not 1 <= units.duration(value) < 1 << 31:
+        raise ValueError(f"{value} is no age: at least 1s")
     return units.whole(units.duration(value), value, "seconds")
 
 
 def _seconds(value: units.Quantity) -> float:
+    if not 0 < units.duration(value) <= DAY:
+        raise ValueError(f"{value} is no time to wait: more than 0, at most 24h")
     return float(units.duration(value))
 
 
@@ -217,12 +233,10 @@ Size = _schema(*_TEXT_OR_NUMBER, pattern=units.SIZE, examples=["128M", "4MiB"])
 Rate = _schema(*_TEXT_OR_NUMBER, pattern=units.RATE, examples=["100M"])
 Share = _schema(*_TEXT_OR_NUMBER, pattern=units.PERCENT, examples=["1%", 0.1], maximum=100)
 Memory = Annotated[int, BeforeValidator(_quantity(_memory)), Size]
-Microseconds = Annotated[
-    int, Field(ge=0, le=60_000_000), BeforeValidator(_quantity(_microseconds)), Duration
-]
-Milliseconds = Annotated[int, BeforeValidator(_quantity(_milliseconds)), Duration]
+Microseconds = Annotated[int, BeforeValidator(_quantity(_microseconds)), Duration]
+WaitLimit = Annotated[int, BeforeValidator(_quantity(_wait_limit)), Duration]
 WholeSeconds = Annotated[int, BeforeValidator(_quantity(_whole_seconds)), Duration]
-Seconds = Annotated[float, Field(gt=0, le=86400), BeforeValidator(_quantity(_seconds)), Duration]
+Seconds = Annotated[float, BeforeValidator(_quantity(_seconds)), Duration]
 Percent = Annotated[float, BeforeValidator(_quantity(_percent)), Share]
 BitRate = Annotated[int, BeforeValidator(_quantity(_bits)), Rate]
 Bytes = Annotated[int, BeforeValidator(_quantity(_bytes)), Size]
@@ -287,6 +301,12 @@ class ImpairmentKeys(Entry):
     """Memory for frames that wait (4MiB); others are dropped."""
     seed: Whole | None = None
     """The same seed and the same frames: the same fate."""
+
+    @model_validator(mode="after")
+    def _reorders_what_waits(self) -> Self:
+        if self.reorder and not self.delay and not self.jitter:
+            raise ValueError("reorder lets some overtake what waits: give a delay or a jitter too")
+        return self
 
 
 class NicImpair(ImpairmentKeys):
@@ -416,11 +436,11 @@ class SwitchEntry(Entry):
     """Two ports; all that enters leaves at the other, without learning."""
     age: WholeSeconds | None = None
     """Stations that say nothing for so long are forgotten."""
-    cap: Annotated[int, Field(ge=0), WHOLE] | None = None
+    cap: Annotated[int, Field(ge=1, lt=1 << 31), WHOLE] | None = None
     """Stations learned on one port, at most."""
     overflow: Literal["drop", "wait"] | None = None
     """When a receiver has no room: drop the frame, or let known unicast wait."""
-    wait_limit: Milliseconds | None = None
+    wait_limit: WaitLimit | None = None
     """Drop after so long without progress (20ms)."""
     neighbours: Literal["static", "arp"] = "static"
     """static: guests know each other's addresses from the start; arp: they ask."""

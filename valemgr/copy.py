@@ -12,60 +12,21 @@ import io
 import posixpath
 import shlex
 import tarfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paramiko
 
 from valemgr.deadline import Deadline
-from valemgr.errors import GuestError, WaitTimeoutError
+from valemgr.errors import WaitTimeoutError
 from valemgr.ssh import SshSession
-from valemgr.text import harmless
+from valemgr.tally import Say, Tally
+from valemgr.text import LINE_MAX, harmless
+from valemgr.unpack import ArchiveError, CopyError, unpack
 
 STALL_SECONDS = 60.0
-SAY_SECONDS = 2.0
 STDERR_MAX = 16384
-
-Say = Callable[[str], None]
-
-
-class CopyError(GuestError):
-    """Something cannot be copied."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What has been copied so far; says so now and then."""
-
-    what: str
-    say: Say | None = None
-    files: int = 0
-    size: int = 0  # of the files
-    moved: int = 0  # of the archive
-    left_out: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    _said: float = field(default_factory=time.monotonic)
-
-    def file(self, size: int) -> None:
-        """Count a file."""
-        self.files += 1
-        self.size += size
-
-    def move(self, size: int) -> None:
-        """Count bytes of the archive."""
-        self.moved += size
-        now = time.monotonic()
-        if self.say and now - self._said >= SAY_SECONDS:
-            self._said = now
-            self.say(f"{self.what}: {human(self.moved)} so far")
-
-    def __str__(self) -> str:
-        noun = "file" if self.files == 1 else "files"
-        seconds = time.monotonic() - self.began
-        return f"{self.what}: {self.files} {noun}, {human(self.size)} in {seconds:.1f} s"
+LIMIT = 4 << 30  # of what a guest may send, unless more is allowed
 
 
 async def copy_to(
@@ -100,6 +61,73 @@ async def copy_to(
     return tally
 
 
+async def copy_from(
+    session: SshSession, source: str, target: Path, limit: int = LIMIT, say: Say | None = None
+) -> Tally:
+    """Copy a file or folder out of a guest: into `target` if that is a folder, else as it."""
+    guest = session.target.guest
+    source = source or "."
+    place = _local_target(source, target, guest)
+    tally = Tally(f"{guest}:{source} → {place}", say)
+    channel = await session.open(_PACK.format(source=shlex.quote(source)))
+    try:
+        broken = await session.call("data", lambda: _receive(channel, place, limit, tally))
+        status, said = 0, ""
+        if not broken or channel.eof_received:  # else it sends on
+            status, said = await session.call("exit status", lambda: _end_of(channel))
+    finally:
+        channel.close()
+    if status != 0:
+        raise CopyError(f"guest {guest}: {source}: {said or f'status {status}'}")
+    if broken:
+        raise CopyError(f"guest {guest}: {source}: {broken}") from broken
+    return tally
+
+
+# The source may be a link; what is packed is what it leads to.
+_PACK = (
+    '[ -e {source} ] || {{ echo "no such file or folder" >&2; exit 1; }}; '
+    'p=$(readlink -f -- {source}) && n=$(basename -- "$p") && cd -- "$(dirname -- "$p")" || exit; '
+    '[ "$n" != / ] || n=.; exec tar -c -f - -- "$n"'
+)
+
+
+def _local_target(source: str, target: Path, guest: str) -> Path:
+    """The copy's path. Its name is never the guest's choice: it could be `.profile`."""
+    name = posixpath.basename(source.rstrip("/"))
+    try:
+        if target.is_dir():
+            target = target / (guest if name in ("", ".", "..") else name)
+        place = target.resolve()
+    except (OSError, RuntimeError) as exc:
+        raise CopyError(f"{target}: {exc}") from exc
+    if not place.parent.is_dir():
+        raise CopyError(f"{place.parent}: no such folder")
+    return place
+
+
+def _receive(
+    channel: paramiko.Channel, place: Path, limit: int, tally: Tally
+) -> ArchiveError | None:
+    """Unpack what comes; what is wrong with it is returned, since the guest may say why."""
+    channel.settimeout(STALL_SECONDS)
+    try:
+        unpack(_Reader(channel), place, limit, tally)
+    except ArchiveError as exc:
+        return exc
+    return None
+
+
+class _Reader:
+    """The file that tarfile reads from."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def read(self, size: int, /) -> bytes:
+        return self._channel.recv(size)
+
+
 async def _destination(
     session: SshSession, source: Path, typed: str, target: str, parents: bool
 ) -> tuple[str, str]:
@@ -130,7 +158,7 @@ def _send(
 
     def prepared(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            tally.left_out.append(member.name)
+            tally.omit(member.name, "neither file, folder nor link")
             return None
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
@@ -197,14 +225,5 @@ def _end_of(channel: paramiko.Channel) -> tuple[int, str]:
 def last_line(text: str) -> str:
     """What a program in a guest said last, harmless, without the name of tar or the shell."""
     lines = [line for line in harmless(text).splitlines() if "exit delayed" not in line]
-    said = lines[-1].strip()[:200] if lines else ""
+    said = lines[-1].strip()[:LINE_MAX] if lines else ""
     return said.removeprefix("tar: ")
-
-
-def human(size: int) -> str:
-    """A size as a person reads it, SI."""
-    number, units = float(size), iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while number >= 1000 and unit != "TB":
-        number, unit = number / 1000, next(units)
-    return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"

@@ -29,7 +29,8 @@ class Finding:
 def closest(word: str, known: Iterable[str]) -> str:
     """The word that was probably meant, or nothing."""
     names = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    begun = [name for name in names if len(word) > 2 and name.startswith(word.lower())]
+    found = begun or difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.65)
     return names[found[0]] if found else ""
 
 
@@ -38,6 +39,8 @@ def suggest(word: str, known: Iterable[str], limit: int = 12) -> str:
     names = list(known)
     if meant := closest(word, names):
         return f"did you mean '{meant}'?"
+    if not limit:
+        return ""
     listed = ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
     return f"there is {listed}" if listed else ""
 
@@ -63,7 +66,7 @@ def explain(error: "ErrorDetails") -> tuple[str, str]:
             return f"{shown} is too large", f"at most {context.get('le', context.get('lt'))}"
         case "too_short" | "too_long":
             length = context.get("min_length", context.get("max_length"))
-            return f"{context['actual_length']} items", f"exactly {length} are meant"
+            return f"{context['actual_length']} stand here", f"exactly {length} are meant"
         case "string_too_short":
             return "an empty text", "say something, or leave it out"
         case "string_pattern_mismatch":

@@ -9,7 +9,7 @@ wrong by themselves are set right or left out, so that references are looked at 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,14 +21,32 @@ from valemgr.labdump import dump_lab
 from valemgr.names import parse_switch
 from valemgr.resolve import resolve
 from valemgr.topology import Lab
-from valemgr.yamlfile import Document
+from valemgr.yamlfile import Document, KeyPath
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["SUFFIX", "dump_lab", "find_lab_file", "load_lab", "parse_lab"]
 
 SUFFIX = ".lab.yml"
-# Others refer to what is said there: without it, the rest makes no sense.
-_REFERRED = {"name", "port", "switch", "cable", "guest", "nic", "group", "endpoints", "from"}
+ROUNDS = 6
 _BY_NAME = ("guests", "groups", "switches")
+# Others refer to what is said there: without it, the rest makes no sense.
+_REFERRED = {*_BY_NAME, "name", "port", "switch", "cable", "guest", "nic", "group", "nics", "links",
+             "endpoints"}  # fmt: skip
+# What a word stands for that comes from elsewhere.
+_FOREIGN = {
+    "<<": "merge keys are not in YAML 1.2: use a group",
+    "topology": "is this containerlab's? 'valemgr import containerlab FILE' converts it",
+    "nodes": "did you mean 'guests'?",
+    "node": "did you mean 'guest'?",
+    "interface": "did you mean 'nic'?",
+    "interfaces": "did you mean 'nics'?",
+    "ram": "did you mean 'memory'?",
+    "kind": "did you mean 'image'?",
+    "ipv4": "did you mean 'addresses'?",
+    "ipv6": "did you mean 'addresses'?",
+}
 
 
 def load_lab(path: Path) -> Lab:
@@ -43,13 +61,13 @@ def parse_lab(text: str, file: str, folder: Path) -> Lab:
     entry = _entry(document, findings)
     try:
         if entry is None:
-            raise TopologyError(sorted(findings))
+            raise TopologyError(findings)
         name = Path(file).name.removesuffix(SUFFIX).removesuffix(".yml").removesuffix(".yaml")
         lab = resolve(entry, document, folder.absolute(), name)
     except TopologyError as exc:
         findings = sorted({*findings, *exc.findings})
     if findings:
-        raise TopologyError(findings)
+        raise TopologyError(sorted(findings))
     return lab
 
 
@@ -79,15 +97,12 @@ def _entry(document: Document, findings: list[Finding]) -> LabFile | None:
         return None
     data = _without_nulls(data)
     _check_switch_names(document, data, findings)
-    for _ in range(3):  # a key that was set right may have a value that is wrong
+    for _ in range(ROUNDS):  # a key that was set right may have a value that is wrong
         try:
-            entry = LabFile.model_validate(data)
+            return LabFile.model_validate(data)
         except ValidationError as exc:
-            rights = [_set_right(document, data, error, findings) for error in exc.errors()]
-            if not all(rights):
+            if not _set_right(document, data, exc.errors(), findings):
                 return None
-        else:
-            return entry
     return None
 
 
@@ -117,32 +132,59 @@ def _check_switch_names(document: Document, data: Any, findings: list[Finding]) 
         seen[name] = key
 
 
-def _set_right(document: Document, data: Any, error: Any, findings: list[Finding]) -> bool:
-    """Report an error and take it out of the data; False if the rest makes no sense without."""
-    path = [step for step in error["loc"] if step != "[key]"]
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(document, data, path, findings)
-    is_key = "[key]" in error["loc"]
-    at_key = is_key or error["type"] == "missing"
-    findings.append(document.finding(path, *explain(error), key=at_key))
-    parent, key = _at(data, path[:-1]), path[-1] if path else None
-    if is_key or key in _REFERRED or not isinstance(parent, dict) or key not in parent:
-        return False
-    if len(path) < 2 or isinstance(parent[key], (dict, list)):
-        return False
-    del parent[key]
-    return True
-
-
-def _unknown_key(
-    document: Document, data: Any, path: list[str | int], findings: list[Finding]
+def _set_right(
+    document: Document, data: Any, errors: "list[ErrorDetails]", findings: list[Finding]
 ) -> bool:
+    """Report errors and take them out of the data; False if the rest makes no sense without.
+
+    Unknown keys come first, alone: what they lack or break may be set right with them.
+    """
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    for error in unknown:
+        findings.append(_unknown_key(document, data, list(error["loc"])))
+    if unknown:
+        return True
+    places = [error["loc"] for error in errors]
+    complete = True
+    for error in errors:
+        path, is_key = [step for step in error["loc"] if step != "[key]"], "[key]" in error["loc"]
+        if error["type"] == "too_short" and any(_is_within(loc, error["loc"]) for loc in places):
+            continue  # its items are wrong, which is said already
+        at_key = is_key or error["type"] == "missing"
+        findings.append(document.finding(path, *explain(error), key=at_key))
+        complete = not is_key and _leave_out(data, path) and complete
+    return complete
+
+
+def _is_within(path: KeyPath, outer: KeyPath) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer
+
+
+def _unknown_key(document: Document, data: Any, path: list[str | int]) -> Finding:
+    """Report a key, and set it right if it is clear which was meant."""
     parent, key = _at(data, path[:-1]), str(path[-1])
     known = _keys_at(path[:-1])
-    findings.append(document.finding(path, f"unknown key '{key}'", suggest(key, known), key=True))
+    meant = closest(key, known)
+    advice = suggest(key, known) if meant else _FOREIGN.get(key) or suggest(key, known)
     value = parent.pop(key)
-    if (meant := closest(key, known)) and meant not in parent:
+    if meant and meant not in parent:
         parent[meant] = value
+    return document.finding(path, f"unknown key '{key}'", advice, key=True)
+
+
+def _leave_out(data: Any, path: list[str | int]) -> bool:
+    """Take a wrong value out of the data, if nothing else refers to it."""
+    while path and not isinstance(_at(data, path[:-1]), dict):
+        path = path[:-1]
+    parent = _at(data, path[:-1])
+    if path and path[-1] not in parent:  # it is missing, or left out already
+        return len(path) == 1 or _leave_out(data, path[:-1])
+    if not path or path[-1] in _REFERRED:
+        return False
+    if len(path) == 2 and path[0] in _BY_NAME:
+        parent[path[-1]] = {}
+    else:
+        del parent[path[-1]]
     return True
 
 

@@ -33,6 +33,13 @@ class Attached:
     guests: dict[str, RunningGuest]
     switchd: Switchd | None
 
+    def guest(self, name: str) -> RunningGuest:
+        """A guest that is alive."""
+        if name not in self.guests:
+            what = "is dead" if name in self.state.guests else "does not exist"
+            raise LabError(f"guest {name} of lab {self.state.lab} {what}")
+        return self.guests[name]
+
 
 @dataclass(frozen=True, slots=True)
 class GuestStatus:

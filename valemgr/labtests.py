@@ -74,8 +74,6 @@ def judge(trial: Trial, udp: UdpTest) -> tuple[bool, str]:
 
 
 async def _guest(lab: Attached, name: str) -> RunningGuest:
-    guest = lab.guests.get(name)
-    if guest is None:
-        raise TrialError(f"guest {name} does not run")
+    guest = lab.guest(name)
     await guest.connect(Deadline(CONNECT_SECONDS))
     return guest

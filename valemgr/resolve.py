@@ -172,9 +172,9 @@ def _guest(
     for key in ("image", "qemu"):
         if "/" in parts.get(key, ""):
             parts[key] = str((sheet.folder / Path(parts[key]).expanduser()).resolve())
-    nics = [_nic(sheet, one) for one in drafts if one.segment]
+    nics = {one.name: _nic(sheet, one) for one in drafts if one.segment}
     parts |= {
-        "nics": tuple(nic for nic in nics if nic),
+        "nics": tuple(nic for nic in nics.values() if nic),
         "files": tuple(file for layer in layers for file in layer.files),
         "startup": tuple(line for layer in layers for line in layer.keys.startup),
         "ready": tuple(one for layer in layers for one in layer.ready),
@@ -261,7 +261,7 @@ def _check_cables(sheet: Sheet, wires: Wires) -> None:
     for name, drafts in ends.items():
         drafts[0].listens = True
         if len(drafts) != 2:
-            message = f"cable '{name}' has {len(drafts)} ends"
+            message = f"cable '{name}' has {len(drafts)} of 2 ends"
             sheet.note((*drafts[-1].path, "cable"), message, "exactly two NICs name a cable")
 
 

@@ -361,8 +361,8 @@ class RunningLab:
     async def _impair(self, nic: Nic) -> None:
         if self.switchd and nic.port and self._by_us(nic):
             both = {"in": nic.impair.into, "out": nic.impair.out}
-            said = {k: v.model_dump(exclude_defaults=True) if v else None for k, v in both.items()}
-            await self.switchd.impair(nic.port, {k: v or None for k, v in said.items()})
+            said = {key: each.settings() if each else None for key, each in both.items()}
+            await self.switchd.impair(nic.port, said)
 
     async def _set_up_switch(self, switch: Switch) -> None:
         settings = _settings(switch)

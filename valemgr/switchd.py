@@ -145,6 +145,13 @@ class Switchd:
                     f"{more} more wanted; use another switch"
                 )
 
+    async def quit(self) -> None:
+        """Make it end; for those who started it."""
+        process = proc.find(proc.ident_of(self.pid))
+        await self._call("quit")
+        if process:
+            await Deadline(START_SECONDS).wait("end of valed", process.exited())
+
     async def gone(self) -> SwitchError:
         """Wait until valed hangs up; the error that says so."""
         await self._qmp.hung_up()
@@ -199,6 +206,14 @@ async def at(rundir: Path, start: bool) -> Switchd | None:
     program = locate.require(locate.VALED)
     async with _dir_lock(rundir):
         return await _try(rundir) or await _start(program, rundir)
+
+
+async def quit_at(rundir: Path) -> None:
+    """End the valed of a directory that is ours alone, and wait until it is gone."""
+    daemon = await _try(rundir)
+    if daemon:
+        await daemon.quit()
+        await daemon.close()
 
 
 @asynccontextmanager

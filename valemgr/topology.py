@@ -101,6 +101,14 @@ class Impairment(Model):
     limit: Annotated[int, Field(ge=0)] = 0  # bytes; 0: the switch's default
     seed: int | None = None
 
+    def settings(self) -> dict[str, int | float] | None:
+        """What port-set takes; zeros are said, since it keeps what is not named."""
+        if self == Impairment(seed=self.seed):
+            return None
+        said = self.model_dump(exclude={"limit", "seed"})
+        more = {"limit": self.limit or None, "seed": self.seed}
+        return said | {key: value for key, value in more.items() if value is not None}
+
 
 class Impair(Model):
     """A port's impairments: `into` the switch from the guest, and `out` of it to the guest."""
