@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What was left behind by kills, crashes and reboots: found, and cleaned on request.
+
+Only what is ours for certain is cleaned: labs that nobody holds and that were not to be kept or
+whose guests are all gone, QEMUs of labs whose directory is gone, private switches of links that no
+lab has. A port that somebody may have made by hand is named, not removed.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from valemgr import labs, proc, switchd, xdg
+from valemgr.errors import ValeError
+from valemgr.lifecycle import down
+from valemgr.state import LabDir, all_labs
+from valemgr.switchd import Switchd
+from valemgr.topology import LINK_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """One thing that should not be there, and how a person removes it."""
+
+    what: str
+    remedy: str
+    ours: bool  # whether `clean` removes it
+
+
+async def find() -> list[Leftover]:
+    """Everything that was left."""
+    found = [
+        Leftover(f"lab {lab.lab} was abandoned", f"valemgr down {lab.lab}", ours=True)
+        for lab in _abandoned()
+    ]
+    found += [
+        Leftover(f"QEMU {pid} of a lab that is gone ({folder})", f"kill {pid}", ours=True)
+        for pid, folder in _orphans()
+    ]
+    async with switchd.connected() as daemon:
+        if daemon:
+            found += await _in_switch(daemon)
+    return found
+
+
+async def clean() -> list[str]:
+    """Remove what is ours; what was done, in words."""
+    done = []
+    for lab in _abandoned():
+        async with lab.lock("doctor --fix"):
+            ended = await down(lab)
+        done.append(f"lab {lab.lab}: {ended} processes ended")
+    for pid, folder in _orphans():
+        process = proc.find(proc.ident_of(pid))
+        if process:
+            await process.stop()
+            done.append(f"QEMU {pid} of {folder}: ended")
+    async with switchd.connected() as daemon:
+        for name in await _lost_links(daemon) if daemon else []:
+            if daemon:
+                await daemon.release_switch(name)
+                done.append(f"switch {name}: removed")
+    return done
+
+
+def _abandoned() -> list[LabDir]:
+    return [lab for lab in all_labs() if labs.is_abandoned(lab)]
+
+
+def _orphans() -> Iterator[tuple[int, Path]]:
+    """Processes of ours whose command line names a lab's directory that is not there any more."""
+    root = xdg.runtime_dir()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if entry.stat().st_uid != os.geteuid():
+                continue
+        except OSError:
+            continue
+        folder = _lab_folder(words, root)
+        if folder and not folder.exists():
+            yield int(entry.name), folder
+
+
+def _lab_folder(words: list[str], root: Path) -> Path | None:
+    """The lab's directory in a QEMU's command line: that of its `ctl` socket."""
+    start = f"socket,id=ctl,path={root}{os.sep}"
+    for word in words:
+        if word.startswith(start):
+            return root / word.removeprefix(start).partition(os.sep)[0]
+    return None
+
+
+async def _in_switch(daemon: Switchd) -> list[Leftover]:
+    try:
+        mine = _switches_of_labs()
+        found = [
+            Leftover(f"switch {name} of a link that is gone", "valemgr doctor --fix", ours=True)
+            for name in await _lost_links(daemon)
+        ]
+        found += [
+            Leftover(
+                f"port {port.name} ({port.kind}) is of no lab, and nobody is connected",
+                f"valectl del {port.name}, unless it is meant",
+                ours=False,
+            )
+            for port in await daemon.ports()
+            if port.kind in ("vhost-user", "stream")
+            and not port.peer_pid
+            and port.name.partition(":")[0] not in mine
+        ]
+    except ValeError:  # it went away meanwhile, and its ports with it
+        return []
+    return found
+
+
+async def _lost_links(daemon: Switchd) -> list[str]:
+    names = [str(entry["name"]) for entry in await daemon.switches() if not entry["ports"]]
+    return sorted({n for n in names if n.startswith(LINK_PREFIX)} - _switches_of_labs())
+
+
+def _switches_of_labs() -> set[str]:
+    states = (lab.read() for lab in all_labs())
+    return {name for state in states if state for name in state.wanted.all_switches()}
