@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from valemgr import completion
 from valemgr.errors import UsageError
 from valemgr.output import Format
 
@@ -20,12 +21,21 @@ EXIT_THRESHOLD = 3
 EXIT_OURS = 125
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How data is printed.")]
-LabOption = Annotated[str | None, typer.Option("--lab", "-l", help="The guest's lab.")]
+LabOption = Annotated[
+    str | None, typer.Option("--lab", "-l", help="The guest's lab.", autocompletion=completion.labs)
+]
 LabArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[LAB]", help="A lab's name, or its topology file; the only one."),
+    typer.Argument(
+        metavar="[LAB]",
+        help="A lab's name, or its topology file; the only one.",
+        autocompletion=completion.labs,
+    ),
 ]
-GuestArgument = Annotated[str, typer.Argument(help="The guest's name.", show_default=False)]
+GuestArgument = Annotated[
+    str,
+    typer.Argument(help="The guest's name.", show_default=False, autocompletion=completion.guests),
+]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Commands that look into a guest: ssh, exec.
+"""Commands that look into a guest: ssh, exec, cp.
 
-These two return the remote exit code, and 125 when valemgr itself failed.
+The first two return the remote exit code, and 125 when valemgr itself failed.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from valemgr import completion
 from valemgr.cli_common import EXIT_OURS, GuestArgument, LabOption, note, run
-from valemgr.errors import InterruptedRunError, ValeError
+from valemgr.errors import InterruptedRunError, UsageError, ValeError
 
 if TYPE_CHECKING:
     from valemgr.ssh import SshSession
+    from valemgr.tally import Tally
 
 CONNECT_SECONDS = 15.0
+
+_PLACE = re.compile(r"((?:[0-9a-zA-Z_-]+/)?[0-9a-zA-Z_-]+):(.*)", re.DOTALL)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(ssh)
+    app.command()(cp)
     app.command("exec", context_settings={"allow_interspersed_args": False})(exec_)
 
 
@@ -47,6 +54,67 @@ def exec_(
     line = words[0] if len(words) == 1 else shlex.join(words)
     code = _remotely(guest, lab, lambda session: terminal.command(session.client, line, stdin))
     raise typer.Exit(code)
+
+
+def cp(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="A path; in a guest, GUEST:PATH.", autocompletion=completion.places
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST", help="The same, of the copy.", autocompletion=completion.places
+        ),
+    ],
+    lab: LabOption = None,
+    limit: Annotated[str, typer.Option(help="At most so much out of a guest.")] = "4G",
+) -> None:
+    """Copy a file or folder into a guest or out of it; an existing folder takes it in."""
+    from valemgr import copy
+
+    there, here = parse_place(source), parse_place(target)
+    if bool(there) == bool(here):
+        wrong = "both are in guests" if here else "neither is in a guest"
+        raise UsageError(f"{source} and {target}: {wrong}; one is a path here, one is GUEST:PATH")
+    most = _size("--limit", limit)
+
+    async def work() -> "Tally":
+        session = await _connect((there or here or ("", ""))[0], lab)
+        try:
+            if there:
+                return await copy.copy_from(session, there[1], Path(target), most, context.obj)
+            path = here[1] if here else ""
+            return await copy.copy_to(session, Path(source), path, parents=False, say=context.obj)
+        finally:
+            session.close()
+
+    tally = run(work())
+    context.obj(str(tally))
+    if tally.omitted:
+        note("not copied:", *tally.omissions)
+        raise typer.Exit(1)
+
+
+def parse_place(text: str) -> tuple[str, str] | None:
+    """Guest and path of `GUEST:PATH` or `LAB/GUEST:PATH`; None is a path here, as `./a:b` is."""
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        return None
+    path = match[2] if match[2] != "~" else ""
+    return match[1], path.removeprefix("~/")
+
+
+def _size(option: str, text: str) -> int:
+    from valemgr import units
+
+    try:
+        return int(units.size(text))
+    except ValueError as exc:
+        raise UsageError(f"{option} {exc}") from None
 
 
 def _remotely(guest: str, lab: str | None, work: Callable[["SshSession"], int]) -> int:

@@ -42,6 +42,7 @@ async def copy_to(
 
     `mode` (octal) is given to files instead of their own; `parents` are made if they lack.
     """
+    target = target or "."
     true_source = source.resolve()
     if not true_source.exists():
         raise CopyError(f"{source}: no such file or folder")
