@@ -27,7 +27,7 @@ LabOption = Annotated[
 LabArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[LAB]",
+        metavar="LAB",
         help="A lab's name, or its topology file; the only one.",
         autocompletion=completion.labs,
     ),

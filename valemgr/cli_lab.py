@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FileArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FILE]", help="A *.lab.yml, or its folder; the only one here.", show_default=False
+        metavar="FILE", help="A *.lab.yml, or its folder; the only one here.", show_default=False
     ),
 ]
 AccelOption = Annotated[AccelChoice, typer.Option(help="What guests run on.")]
