@@ -29,10 +29,12 @@ MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB
 DELAY_MAX = 60  # s
 DAY = 86400  # s
 WAIT_MAX = 10_000  # ms
+RATE_MAX = 10**12  # bit/s
+LIMIT_MIN, LIMIT_MAX = 64, 1 << 30  # bytes
 MTU_MIN, MTU_MAX = 68, 9000
 
 
-def _kebab(name: str) -> str:
+def kebab(name: str) -> str:
     return name.strip("_").replace("_", "-")
 
 
@@ -42,7 +44,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        alias_generator=_kebab,
+        alias_generator=kebab,
         use_attribute_docstrings=True,
     )
 
@@ -147,10 +149,14 @@ def _percent(value: units.Quantity) -> float:
 
 
 def _bits(value: units.Quantity) -> int:
+    if units.rate(value) > RATE_MAX:
+        raise ValueError(f"{value} is more than a port can: at most 1T")
     return units.whole(units.rate(value), value, "bit/s")
 
 
 def _bytes(value: units.Quantity) -> int:
+    if not LIMIT_MIN <= units.size(value) <= LIMIT_MAX:
+        raise ValueError(f"{value} is no room for frames: between {LIMIT_MIN} and 1G")
     return units.whole(units.size(value), value, "bytes")
 
 
@@ -224,9 +230,8 @@ _TEXT_OR_NUMBER = ("string", "number")
 # Bounds come before these readers in an annotation, so that pydantic puts them into the schema.
 TEXT = BeforeValidator(_as_text)
 WHOLE = BeforeValidator(_as_whole)
-Text = Annotated[str, TEXT]
-Line = Annotated[str, Field(min_length=1), TEXT]
-Whole = Annotated[int, WHOLE]
+Text = Annotated[str, TEXT, _schema(*_TEXT_OR_NUMBER)]
+Line = Annotated[str, Field(min_length=1), TEXT, _schema(*_TEXT_OR_NUMBER, minLength=1)]
 Truth = Annotated[bool, BeforeValidator(_as_truth)]
 Duration = _schema(*_TEXT_OR_NUMBER, pattern=units.DURATION, examples=["10ms", "5us", "2s"])
 Size = _schema(*_TEXT_OR_NUMBER, pattern=units.SIZE, examples=["128M", "4MiB"])
@@ -273,10 +278,14 @@ def _label(kind: str) -> BeforeValidator:
     return BeforeValidator(_checked(lambda text: check_label(kind, text)))
 
 
-_LABEL = _schema("string", pattern="^[0-9a-zA-Z]([0-9a-zA-Z_-]{0,30}[0-9a-zA-Z])?$")
+_LABEL = _schema(*_TEXT_OR_NUMBER, pattern="^[0-9a-zA-Z]([0-9a-zA-Z_-]{0,30}[0-9a-zA-Z])?$")
 LabName = Annotated[str, _label("lab"), _LABEL]
 GuestName = Annotated[str, _label("guest"), _LABEL]
 GroupName = Annotated[str, _label("group"), _LABEL]
+_MODE = r"^[0-7]{3,4}$"
+Mode = Annotated[
+    str, Field(pattern=_MODE), TEXT, _schema(*_TEXT_OR_NUMBER, pattern=_MODE, examples=["0644"])
+]
 NicName = Annotated[str, Field(pattern=NIC_NAME), TEXT]
 
 
@@ -299,7 +308,7 @@ class ImpairmentKeys(Entry):
     """bit/s: frames leave one behind the other, each taking its time."""
     limit: Bytes | None = None
     """Memory for frames that wait (4MiB); others are dropped."""
-    seed: Whole | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63), WHOLE] | None = None
     """The same seed and the same frames: the same fate."""
 
     @model_validator(mode="after")
@@ -364,7 +373,7 @@ class FileEntry(Entry):
     """Path on the host, relative to the topology file."""
     to: Annotated[str, Field(pattern=r"^/.*[^/]$"), TEXT]
     """Absolute path in the guest."""
-    mode: Annotated[str, Field(pattern=r"^[0-7]{3,4}$"), TEXT] | None = None
+    mode: Mode | None = None
     """Permissions, octal (0644)."""
 
 
@@ -380,7 +389,7 @@ class ConditionEntry(Entry):
 
 
 Ready = Annotated[
-    ConditionEntry, BeforeValidator(_command, json_schema_input_type=str | ConditionEntry)
+    ConditionEntry, BeforeValidator(_command, json_schema_input_type=Text | ConditionEntry)
 ]
 
 
@@ -459,7 +468,7 @@ class Endpoint(NicKeys):
     """Its addresses with prefix length; none: none."""
 
 
-End = Annotated[Endpoint, BeforeValidator(_endpoint, json_schema_input_type=str | Endpoint)]
+End = Annotated[Endpoint, BeforeValidator(_endpoint, json_schema_input_type=Text | Endpoint)]
 
 
 class LinkEntry(NicKeys):
@@ -491,6 +500,10 @@ class UdpEntry(Entry):
 class TestEntry(Entry):
     """What must hold when the lab is ready: a command (from, exec), or a trial (udp)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["from", "exec"]}, {"required": ["udp"]}]}
+    )
+
     name: Line
     """Its name in reports."""
     from_: Text | None = None
@@ -515,7 +528,7 @@ class TestEntry(Entry):
         others = ("from_", "expect", "timeout") if self.udp else ("min_kpps", "max_loss")
         for key in others:
             if key in self.model_fields_set:
-                pair = f"{_kebab(key)} beside {'udp' if self.udp else 'exec'}"
+                pair = f"{kebab(key)} beside {'udp' if self.udp else 'exec'}"
                 raise ValueError(f"test '{self.name}' has {pair}: leave it out")
         if self.exec and not self.from_:
             raise ValueError(f"test '{self.name}' says not where: add from: and a guest")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valemgr import __version__, cli_guest, cli_lab
+from valemgr import __version__, cli_files, cli_guest, cli_lab
 from valemgr.accel import AccelChoice
 from valemgr.cli_common import (
     EXIT_THRESHOLD,
@@ -40,6 +40,7 @@ results_app = typer.Typer(help="Stored results.", no_args_is_help=True, rich_mar
 app.add_typer(results_app, name="results")
 cli_lab.register(app)
 cli_guest.register(app)
+cli_files.register(app)
 
 PAIR_COLUMNS = (
     Column("frame", "frame", right=True),

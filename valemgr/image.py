@@ -13,6 +13,7 @@ from typing import Any
 
 from valemgr import xdg
 from valemgr.errors import EnvironmentUnfitError
+from valemgr.findings import closest
 from valemgr.locate import clone_root, install_prefix, remedy
 
 
@@ -39,6 +40,11 @@ def image_dirs() -> list[Path]:
     return [*dirs, prefix / "lib/vale/images"] if prefix else dirs
 
 
+def image_names() -> list[str]:
+    """Images that are here."""
+    return sorted({path.parent.name for d in image_dirs() for path in d.glob("*/manifest.json")})
+
+
 def load(name: str) -> Image:
     """The image of that name, or EnvironmentUnfitError naming where it was looked for."""
     candidates = [Path(name)] if os.sep in name else [d / name for d in image_dirs()]
@@ -46,7 +52,9 @@ def load(name: str) -> Image:
         if (folder / "manifest.json").is_file():
             return _read(folder)
     looked = ", ".join(str(folder.parent) for folder in candidates)
-    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: {remedy('vale-images')}")
+    meant = "" if os.sep in name else closest(name, image_names())
+    guess = f", or did you mean '{meant}'?" if meant else ""
+    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: {remedy('vale-images')}{guess}")
 
 
 def _read(folder: Path) -> Image:

@@ -41,6 +41,11 @@ def dump_lab(lab: Lab) -> str:
         links=[{"endpoints": list(link.ends)} for link in lab.links],
         tests=[_test(test) for test in lab.tests],
     )
+    return dump(said)
+
+
+def dump(said: Said) -> str:
+    """Plain data as YAML text."""
     return yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

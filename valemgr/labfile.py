@@ -95,7 +95,7 @@ def _entry(document: Document, findings: list[Finding]) -> LabFile | None:
         what = "nothing" if data is None else "a list" if isinstance(data, list) else "a text"
         findings.append(document.finding((), f"{what} stands here", "a topology is a mapping"))
         return None
-    data = _without_nulls(data)
+    data = yamlfile.without_nulls(data, _BY_NAME)
     _check_switch_names(document, data, findings)
     for _ in range(ROUNDS):  # a key that was set right may have a value that is wrong
         try:
@@ -104,17 +104,6 @@ def _entry(document: Document, findings: list[Finding]) -> LabFile | None:
             if not _set_right(document, data, exc.errors(), findings):
                 return None
     return None
-
-
-def _without_nulls(data: dict[str, Any]) -> dict[str, Any]:
-    """A key without a value is one that is not there; but a guest without settings is a guest."""
-
-    def clean(value: Any, named: bool) -> Any:
-        if isinstance(value, dict):
-            return {k: clean(v, False) for k, v in value.items() if v is not None or named}
-        return [clean(item, False) for item in value] if isinstance(value, list) else value
-
-    return {k: clean(v, k in _BY_NAME) for k, v in data.items() if v is not None}
 
 
 def _check_switch_names(document: Document, data: Any, findings: list[Finding]) -> None:

@@ -8,7 +8,7 @@ an alias within its own anchor, input that is large, deep, or grows through alia
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,25 @@ def _resolve(text: str) -> Any:
         return text
     number.text = text
     return number
+
+
+def without_nulls(data: Any, named: Collection[str]) -> Any:
+    """A key without a value is one that is not there; but in `named` mappings, `a:` is an a."""
+    if isinstance(data, list):
+        return [without_nulls(item, named) for item in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: _with_names(value, named) if key in named else without_nulls(value, named)
+        for key, value in data.items()
+        if value is not None
+    }
+
+
+def _with_names(entries: Any, named: Collection[str]) -> Any:
+    if not isinstance(entries, dict):
+        return entries
+    return {name: without_nulls(entry, named) for name, entry in entries.items()}
 
 
 def _plain(node: Node) -> Any:
