@@ -8,10 +8,12 @@ stop QEMU's main loop. What fails half way is undone.
 import asyncio
 import errno
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from valemgr.errors import GuestError, SwitchError
 from valemgr.qmpclient import Qmp, QmpFailed
+from valemgr.tasks import uninterrupted
 from valemgr.wiring import Wire
 
 UNPLUG_SECONDS = 30.0
@@ -20,6 +22,17 @@ PROBE_SECONDS = 5.0
 
 async def plug(guest: str, qmp: Qmp, wire: Wire) -> None:
     """Give a guest a NIC; GuestError with QEMU's reason if it does not take it."""
+    try:
+        await _plug(guest, qmp, wire)
+    except GuestError as exc:
+        if "uplicate" not in str(exc):
+            raise
+        # Remains of an attempt that was killed half way.
+        await unplug(guest, qmp, wire)
+        await _plug(guest, qmp, wire)
+
+
+async def _plug(guest: str, qmp: Qmp, wire: Wire) -> None:
     name = wire.netdev["id"]
     undo: list[tuple[str, str]] = []
     try:
@@ -30,10 +43,17 @@ async def plug(guest: str, qmp: Qmp, wire: Wire) -> None:
         await qmp.call("netdev_add", **wire.netdev)
         undo.append(("netdev_del", name))
         await qmp.call("device_add", **wire.device)
-    except QmpFailed as exc:
-        for command, what in reversed(undo):
+    except BaseException as exc:
+        await uninterrupted(_undo(qmp, undo))
+        if isinstance(exc, QmpFailed):
+            raise GuestError(f"guest {guest}: NIC {name} cannot be plugged: {exc}") from exc
+        raise
+
+
+async def _undo(qmp: Qmp, steps: list[tuple[str, str]]) -> None:
+    for command, what in reversed(steps):
+        with suppress(QmpFailed):  # the error that led here is the one to tell
             await qmp.call(command, id=what)
-        raise GuestError(f"guest {guest}: NIC {name} cannot be plugged: {exc}") from exc
 
 
 async def unplug(guest: str, qmp: Qmp, wire: Wire) -> None:

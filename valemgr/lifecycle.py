@@ -22,7 +22,7 @@ from valemgr.reconcile import Diff, compare, describe
 from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir, LabState, all_labs, claims
 from valemgr.switchd import Switchd
-from valemgr.tasks import uninterrupted
+from valemgr.tasks import together, uninterrupted
 from valemgr.topology import Backend, Lab, Provider
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ async def down(lab_dir: LabDir) -> int:
     """End every process of a lab, remove its ports and its directory; the processes ended."""
     state = lab_dir.read()
     found = {process.ident: process for process in await _processes(lab_dir, state)}
-    for process in found.values():
-        await process.stop()
+    await together(process.stop() for process in found.values())
     if state:
         try:
             await _clean_switch(state)

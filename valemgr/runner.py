@@ -64,6 +64,7 @@ class RunningLab:
         self.switchd: Switchd | None = None
         self._say = say
         self._key = ""
+        self._rundir: Path | None = None
         self._switches: dict[str, Switch] = {}
         self._dead: dict[str, GuestState] = {}
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -76,6 +77,7 @@ class RunningLab:
     def adopt(self, state: LabState) -> None:
         """Take over what an earlier valemgr has left running."""
         self._began = state.created
+        self._rundir = Path(state.rundir) if state.rundir else None
         self._switches = {n: Switch.model_validate(raw) for n, raw in state.switches.items()}
         for name, entry in state.guests.items():
             guest = RunningGuest.adopt(plan_of(entry, self.dir), self.dir, entry)
@@ -132,7 +134,7 @@ class RunningLab:
         new = [guest for guest in self.lab.guests if guest.name in diff.add]
         check_memory(new)
         if any(s.provider is Provider.USER for s in self.lab.all_switches().values()):
-            self.switchd = await switchd.find_or_start()
+            self.switchd = await self._find_switchd()
         for guest in new:
             plan_guest(self.lab, guest, self.host)
         plugged = [nic for each in diff.guests.values() for nic in each.plug]
@@ -145,6 +147,11 @@ class RunningLab:
             await self.switchd.require_free(
                 tuple(n.port for n in wanted if n.port and n.port not in mine and self._by_us(n))
             )
+
+    async def _find_switchd(self) -> Switchd:
+        """The daemon that the lab's guests know; for a new lab, any."""
+        known = await switchd.at(self._rundir, start=True) if self._rundir else None
+        return known or await switchd.find_or_start()
 
     def begin(self) -> None:
         """From now on the directory says what is wanted."""

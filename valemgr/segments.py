@@ -69,7 +69,8 @@ def change_nic(
     lines = []
     if old is None or old.mtu != new.mtu:
         lines.append(f"ip link set dev {new.name} mtu {new.mtu} up")
-    lines += [f"ip addr del {a} dev {new.name}" for a in had if a not in new.addresses]
+    gone = [address for address in had if address not in new.addresses]
+    lines += [f"ip addr del {address} dev {new.name} 2>/dev/null || :" for address in gone]
     added = [address for address in new.addresses if address not in had]
     if any(":" in address for address in added):
         lines.append(_IPV6.format(name=new.name))
@@ -79,7 +80,11 @@ def change_nic(
 
 def change_neighbours(name: str, known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Shell lines from some neighbours of an interface to others."""
-    gone = [f"ip neigh del {address} dev {name}" for address in known if address not in wanted]
+    gone = [
+        f"ip neigh del {address} dev {name} 2>/dev/null || :"
+        for address in known
+        if address not in wanted
+    ]
     new = [
         f"ip neigh replace {address} lladdr {mac} dev {name} nud permanent"
         for address, mac in wanted.items()
