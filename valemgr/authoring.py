@@ -21,8 +21,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from valemgr import units
 from valemgr.errors import UsageError
-from valemgr.names import check_label, parse_port, parse_switch
-from valemgr.topology import NIC_NAME, Backend, NicModel, Provider
+from valemgr.names import check_label, parse_port
+from valemgr.topology import NIC_NAME, Backend, NicModel, Provider, canonical_switch
 from valemgr.yamlfile import Float, Int
 
 MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB
@@ -261,8 +261,8 @@ Port = Annotated[
 ]
 SwitchName = Annotated[
     str,
-    BeforeValidator(_checked(parse_switch)),
-    _schema("string", pattern="^vale[0-9a-zA-Z_-]+$", maxLength=15),
+    BeforeValidator(_checked(canonical_switch)),
+    _schema("string", pattern="^vale[0-9a-zA-Z_-]*$", maxLength=15),
 ]
 Address = Annotated[
     str, BeforeValidator(_checked(_interface)), _schema("string", pattern="^[0-9a-fA-F.:]+/[0-9]+$")

@@ -174,7 +174,9 @@ def _end(
         sheet.note(path, message, "a NIC is on one link")
         return None
     found.link = index
-    found.layers = [*found.layers[:-1], link, *found.layers[-1:], end]
+    own = [layer for layer in found.layers if isinstance(layer, authoring.NicEntry)]
+    inherited = [layer for layer in found.layers if not isinstance(layer, authoring.NicEntry)]
+    found.layers = [*inherited, link, *own, end]
     given = link.addresses[side] if link.addresses else None
     found.addresses = next(
         (some for some in (end.addresses, given, found.addresses) if some is not None), None
@@ -235,7 +237,7 @@ def _impair(layers: list[authoring.NicKeys]) -> Impair:
         if keys is None:
             continue
         if not isinstance(keys, authoring.NicImpair):
-            into = _impairment(keys)
+            into, out = _impairment(keys), None
         elif keys.in_ or keys.out:
             into = _impairment(keys.in_) if keys.in_ else into
             out = _impairment(keys.out) if keys.out else out

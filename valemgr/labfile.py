@@ -18,9 +18,8 @@ from valemgr.authoring import LabFile
 from valemgr.errors import TopologyError, UsageError
 from valemgr.findings import Finding, closest, explain, suggest
 from valemgr.labdump import dump_lab
-from valemgr.names import parse_switch
 from valemgr.resolve import resolve
-from valemgr.topology import Lab
+from valemgr.topology import Lab, canonical_switch
 from valemgr.yamlfile import Document, KeyPath
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def _check_switch_names(document: Document, data: Any, findings: list[Finding]) 
     names = data.get("switches")
     for key in names if isinstance(names, dict) else ():
         try:
-            name = parse_switch(key)
+            name = canonical_switch(key)
         except UsageError:
             continue
         if name in seen:

@@ -18,7 +18,7 @@ from valemgr import addressing, authoring, topology
 from valemgr.draft import Draft, Sheet, Wires, draft
 from valemgr.errors import TopologyError, UsageError
 from valemgr.findings import suggest
-from valemgr.names import check_label, parse_switch
+from valemgr.names import check_label
 from valemgr.topology import Backend, Provider
 from valemgr.yamlfile import Document, KeyPath
 
@@ -207,20 +207,24 @@ def _switches(sheet: Sheet, wires: Wires) -> dict[str, topology.Switch]:
         )
         found[name] = made or topology.Switch(name=name)
     for one in wires:
-        if not one.switch or one.switch in found:
+        if not one.switch or one.switch in found or one.link is not None:
             continue
-        if one.link is None and sheet.entry.switches:
+        if sheet.entry.switches:
             message = f"{one.end} is on switch {one.switch}, which is not declared"
             sheet.note(one.path, message, suggest(one.switch, sheet.entry.switches))
-        p2p = one.link is not None and default is Provider.USER
-        found[one.switch] = topology.Switch(name=one.switch, provider=default, p2p=p2p)
+        found[one.switch] = topology.Switch(name=one.switch, provider=default)
+    p2p = default is Provider.USER  # the kernel's has no such setting; two ports do as well
+    for link in wires.links:
+        if link:
+            name = link[0].switch
+            found[name] = topology.Switch(name=name, provider=default, p2p=p2p)
     return found
 
 
 def _switch_path(sheet: Sheet, name: str) -> KeyPath:
     """The path of a switch by its canonical name."""
     node = sheet.document.root.value["switches"]
-    return ("switches", next(key for key in node.value if parse_switch(key) == name))
+    return ("switches", next(key for key in node.value if topology.canonical_switch(key) == name))
 
 
 def _check_ports(sheet: Sheet, wires: Wires) -> None:

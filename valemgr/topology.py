@@ -62,6 +62,11 @@ def _canonical_port(text: str) -> str:
     return str(parse_port(text))
 
 
+def canonical_switch(text: str) -> str:
+    """A switch's canonical name; `vale` alone is where ports without a colon are."""
+    return text if text == "vale" else parse_switch(text)
+
+
 def _interface(text: str) -> str:
     return str(ipaddress.ip_interface(text))
 
@@ -76,7 +81,7 @@ def _lower_mac(text: str) -> str:
 
 
 PortField = Annotated[str, AfterValidator(_canonical_port)]
-SwitchField = Annotated[str, AfterValidator(parse_switch)]
+SwitchField = Annotated[str, AfterValidator(canonical_switch)]
 AddressField = Annotated[str, AfterValidator(_interface)]
 MacField = Annotated[str, AfterValidator(_lower_mac)]
 Percent = Annotated[float, Field(ge=0, le=100)]
