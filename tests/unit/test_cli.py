@@ -34,7 +34,7 @@ def valemgr(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         (["pair", "vale1", "--frame", "x"], 2, "separated by commas"),
         (["pair", "vale1", "--rate", "fast"], 2, "--rate fast"),
         (["pair", "vale1", "--model", "ne2k"], 2, "one of virtio-net-pci, e1000, e1000e"),
-        (["pair", "vale1", "--backend", "tap"], 2, "one of netmap"),
+        (["pair", "vale1", "--backend", "tap"], 2, "one of auto, netmap, vhost-user"),
         (["pair", "vale1", "--baseline", "bridge"], 2, "only stream"),
         (["pair", "vale1", "--seconds", "0"], 2, "--seconds"),
         (["pair", "vale1", "--format", "xml"], 2, "'table', 'json', 'jsonl', 'csv'"),

@@ -22,8 +22,10 @@ from valemgr.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from valemgr.runner import clear_place, down, run_interruptibly
-from valemgr.state import GuestState, LabDir, LabState
+from valemgr.lifecycle import clear_place, down
+from valemgr.state import READY, GuestState, LabDir, LabState
+from valemgr.tasks import run_interruptibly
+from valemgr.topology import Guest
 
 pytestmark = pytest.mark.unit
 
@@ -131,11 +133,15 @@ def state(lab: str, process: proc.Process | None = None, **changed: object) -> L
     guests = {}
     if process:
         guests["a"] = GuestState(
-            process.pid, process.ident.start_time, 1, "ssh-ed25519 K", [], [], [], {}
+            pid=process.pid, start_time=process.ident.start_time, stage=READY, ssh_port=1,
+            host_key="ssh-ed25519 K", argv=[], slots=0, nics=[],
+            spec=Guest(name="a").model_dump(mode="json"), ready_seconds={},
         )
-    values = {"keep": True, "boot_id": proc.boot_id()} | changed
-    return LabState(lab, "now", accelerator="tcg", provider="user", topology={}, guests=guests,
-                    **values)
+    values: dict[str, object] = {"keep": True, "boot_id": proc.boot_id()} | changed
+    return LabState(
+        lab, "now", accelerator="tcg", provider="user", rundir="", source="", topology={},
+        guests=guests, **values,
+    )
 
 
 @pytest.mark.usefixtures("home")
