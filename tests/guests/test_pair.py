@@ -12,123 +12,27 @@ ends by looking for what was left behind: no process, no socket, no state.
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lib.place import VALEMGR, Place, missing, pids_with, until_said
 from valemgr import image, locate
-from valemgr.errors import ValeError
 
 pytestmark = pytest.mark.guest
 
-VALEMGR = Path(__file__).parents[2] / "build" / "venv" / "bin" / "valemgr"
 READY_MAX = 40.0  # seconds under TCG on a host that other things use; the aim is 6 on an idle one
-
-
-def missing() -> str:
-    """What this machine lacks, in words."""
-    try:
-        for program in (locate.QEMU, locate.VALED):
-            locate.require(program)
-        image.load("micro")
-    except ValeError as exc:
-        return str(exc)
-    return ""
-
 
 if missing():
     pytest.skip(missing(), allow_module_level=True)
 
 
-class Place:
-    """A world of its own for valemgr."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.env = {**os.environ, "VALE_RUNDIR": str(root / "sw"), "COLUMNS": "200"}
-        for name in ("RUNTIME_DIR", "STATE_HOME", "DATA_HOME"):
-            folder = root / name[0].lower()
-            folder.mkdir(mode=0o700)
-            self.env[f"XDG_{name}"] = str(folder)
-        self.labs = root / "r" / "valemgr"
-
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        print("+ valemgr", *words, flush=True)
-        return subprocess.Popen(
-            [VALEMGR, *words], env=self.env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-
-    def run(self, *words: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        process = self.start(*words)
-        out, err = process.communicate(stdin, timeout=120)
-        print(out, err, f"exit {process.returncode}", flush=True)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def json(self, *words: str) -> Any:
-        done = self.run(*words, "--format", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def guests(self) -> list[int]:
-        """Pids of QEMUs of this place's labs."""
-        return pids_with(str(self.labs), "qemu")
-
-    def valed(self) -> int:
-        """The pid of this place's valed."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(str(self.root / "sw" / "qmp.sock"))
-            return int.from_bytes(
-                sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little"
-            )
-
-    def wait_for(self, what: str, test: "Any", seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not test():
-            assert time.monotonic() < end, f"{what}: not within {seconds} s"
-            time.sleep(0.02)
-
-    def assert_nothing_left(self) -> None:
-        assert self.guests() == []
-        assert not self.labs.exists() or list(self.labs.iterdir()) == []
-
-    def close(self) -> None:
-        """End what a failed test left, and the switch."""
-        for pid in self.guests():
-            os.kill(pid, signal.SIGKILL)
-        try:
-            os.kill(self.valed(), signal.SIGTERM)
-        except OSError:
-            print("no valed left")
-
-
 def until_trial(process: "subprocess.Popen[str]") -> None:
     """Read its progress until the first trial begins."""
-    assert process.stderr
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "trial:" in line:
-            return
-    raise AssertionError("no trial began: " + "".join(said))
-
-
-def pids_with(*words: str) -> list[int]:
-    """Processes whose command line holds all of these words."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            found.append(int(path.parent.name))
-    return found
+    until_said(process, "trial:")
 
 
 @pytest.fixture
