@@ -218,13 +218,15 @@ def _after(name: str, test: bool, context: typer.Context, form: Format) -> None:
     from valemgr import labs
     from valemgr.state import LabDir
 
-    if form is Format.TABLE:
-        note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
-    else:
+    if form is not Format.TABLE:
         rows = [asdict(guest) for guest in run(labs.status(name))]
         emit(render(form, STATUS_COLUMNS, rows, key="guests"))
-    if test:
-        _run_tests(LabDir(name).lab, context, form)
+    try:
+        if test:
+            _run_tests(LabDir(name).lab, context, form)
+    finally:
+        if form is Format.TABLE:
+            note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
 
 
 def _run_tests(name: str, context: typer.Context, form: Format) -> None:

@@ -4,16 +4,18 @@
 One at a time, in the topology's order: what one does to the network must not be another's result.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from valemgr.bench import Trial, TrialSpec, run_trial
+from valemgr.conservation import losses
 from valemgr.deadline import Deadline
 from valemgr.errors import TrialError, ValeError
 from valemgr.guest import RunningGuest, expect
 from valemgr.labs import Attached
-from valemgr.topology import Test, UdpTest
+from valemgr.topology import Lab, Test, UdpTest
 
 CONNECT_SECONDS = 30.0
 
@@ -50,7 +52,16 @@ async def _run(lab: Attached, test: Test) -> tuple[bool, str]:
     guest = await _guest(lab, test.guest)
     deadline = Deadline(test.condition.timeout)
     said = await expect(guest.ssh, test.condition, deadline)
-    return True, said.splitlines()[-1] if said else ""
+    return True, _line(said, test.condition.expect)
+
+
+def _line(said: str, expected: str) -> str:
+    """What a command said, in one line: the one that was expected, else the last."""
+    found = re.search(expected, said) if expected else None
+    if found is None:
+        return said.splitlines()[-1] if said else ""
+    begin = said.rfind("\n", 0, found.start()) + 1
+    return said[begin:].splitlines()[0].strip()
 
 
 async def _udp(lab: Attached, udp: UdpTest) -> tuple[bool, str]:
@@ -58,14 +69,26 @@ async def _udp(lab: Attached, udp: UdpTest) -> tuple[bool, str]:
     sender, receiver = [await _guest(lab, guest) for guest, _ in ends]
     spec = TrialSpec("udp", udp.frame, udp.seconds, udp.rate, (ends[0][1], ends[1][1]))
     trial = await run_trial(spec, sender, receiver, lab.switchd)
-    return judge(trial, udp)
+    return judge(trial, udp, alone=are_alone(lab.state.wanted, udp))
 
 
-def judge(trial: Trial, udp: UdpTest) -> tuple[bool, str]:
+def are_alone(lab: Lab, udp: UdpTest) -> bool:
+    """Whether nobody else sends on their switch, so that its counters are the trial's alone."""
+    ends = {udp.sender, udp.receiver}
+    segments = {f"{g.name}:{nic.name}": nic.segment for g, nic in lab.nics()}
+    segment = segments[udp.receiver]
+    switch = lab.all_switches().get(segment.removeprefix("switch "))
+    asks = switch is not None and switch.neighbours == "arp"
+    return not asks and {end for end, where in segments.items() if where == segment} == ends
+
+
+def judge(trial: Trial, udp: UdpTest, alone: bool = True) -> tuple[bool, str]:
     """Whether a trial keeps its thresholds, and the figures in words."""
     loss = 100 * trial.loss
     words = f"{trial.received_pps / 1e3:.1f} kpps received, {loss:.3g} % lost"
-    faults = list(trial.violations)
+    where = ", ".join(f"{place} {n}" for place, n in losses(trial.counts).items())
+    words += f" ({where})" if where else ""
+    faults = list(trial.violations) if alone else []
     if trial.received_pps < udp.min_pps:
         faults.append(f"fewer than {udp.min_pps / 1e3:g} kpps")
     if loss > udp.max_loss:

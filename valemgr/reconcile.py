@@ -6,9 +6,11 @@ only if its wire does; addresses, MTU, neighbours and impairments change in plac
 named in a Diff is not touched.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from valemgr import units
 from valemgr.segments import neighbours
 from valemgr.topology import Guest, Impair, Impairment, Lab, Nic, Switch
 
@@ -153,17 +155,21 @@ def _describe_guest(diff: GuestDiff) -> Iterator[str]:
 
 
 def describe_impair(impair: Impair) -> str:
-    """In words: `in delay 1000 µs, out none`."""
-    return "; ".join(
-        f"{direction} {_describe_direction(each)}"
-        for direction, each in (("in", impair.into), ("out", impair.out))
-    )
+    """In words: `in delay 10ms, loss 1%`."""
+    sides = {"in": impair.into, "out": impair.out}
+    said = [f"{side} {words}" for side, one in sides.items() if (words := _describe_direction(one))]
+    return "; ".join(said) or "none"
 
 
 def _describe_direction(one: Impairment | None) -> str:
-    units = {"delay": " µs", "jitter": " µs", "rate": " bit/s", "limit": " bytes", "seed": ""}
+    write: dict[str, Callable[[Any], str]] = {
+        "delay": units.write_duration, "jitter": units.write_duration, "rate": units.write_rate,
+        "limit": units.write_size, "seed": str,
+    }  # fmt: skip
     said = one.model_dump(exclude_defaults=True) if one else {}
-    return ", ".join(f"{key} {value}{units.get(key, '%')}" for key, value in said.items()) or "none"
+    return ", ".join(
+        f"{key} {write.get(key, units.write_percent)(value)}" for key, value in said.items()
+    )
 
 
 def _changes(change: NicChange) -> Iterator[str]:
