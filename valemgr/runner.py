@@ -125,31 +125,44 @@ class RunningLab:
     @property
     def host(self) -> Host:
         """For planning."""
-        rundir = self.switchd.rundir if self.switchd else Path("/")
+        rundir = self.switchd.rundir if self.switchd else self._rundir or switchd.server_dir()
         place = Place(rundir=rundir, lab_dir=self.dir.path)
         return Host(self.env.emulators, self.env.accelerator.name, place, self.env.images)
 
     async def prepare(self, diff: Diff) -> None:
-        """Everything that can refuse, before anything changes; the switch daemon is there then."""
+        """Everything that can refuse, before anything changes; the switch daemon is there then.
+
+        It is started last of all: what is refused for another reason starts none.
+        """
         new = [guest for guest in self.lab.guests if guest.name in diff.add]
         check_memory(new)
-        if any(s.provider is Provider.USER for s in self.lab.all_switches().values()):
-            self.switchd = await self._find_switchd()
+        switches = [*self.lab.all_switches().values(), *self._switches.values()]
+        by_us = any(switch.provider is Provider.USER for switch in switches)
+        self.switchd = await self._find_switchd() if by_us else None
         for guest in new:
             plan_guest(self.lab, guest, self.host)
-        plugged = [nic for each in diff.guests.values() for nic in each.plug]
         for each in diff.guests.values():
             for nic in each.plug:
-                plan_nic(self.lab, _named(self.lab, each.name), nic, None, self.host)
+                self._plan_plug(_named(self.lab, each.name), nic)
+        if by_us and self.switchd is None:
+            self.switchd = await self._start_switchd()
         if self.switchd:
+            plugged = [nic for each in diff.guests.values() for nic in each.plug]
             wanted = [nic for guest in new for nic in guest.nics] + plugged
             mine = self._own_ports()
             await self.switchd.require_free(
                 tuple(n.port for n in wanted if n.port and n.port not in mine and self._by_us(n))
             )
 
-    async def _find_switchd(self) -> Switchd:
-        """The daemon that the lab's guests know; for a new lab, any."""
+    def _plan_plug(self, guest: Guest, nic: Nic) -> None:
+        planned = plan_nic(self.lab, guest, nic, None, self.host)
+        wire_nic(guest, planned, self.host)
+
+    async def _find_switchd(self) -> Switchd | None:
+        """The daemon that the lab's guests know; for a new lab, any that runs."""
+        return await (switchd.at(self._rundir, start=False) if self._rundir else switchd.find())
+
+    async def _start_switchd(self) -> Switchd:
         known = await switchd.at(self._rundir, start=True) if self._rundir else None
         return known or await switchd.find_or_start()
 

@@ -67,9 +67,10 @@ def choose(nic: Nic, provider: Provider, emulator: Emulator, accelerator: str) -
     if provider is Provider.KERNEL:
         _check_kernel(nic, backend)
     if backend is Backend.NETMAP and not emulator.has_netmap:
+        instead = "backend: auto" if provider is Provider.USER else "provider: user"
         raise EnvironmentUnfitError(
             f"NIC {nic.name}: {emulator.path} lacks the netmap backend: {remedy('vale-qemu')}, "
-            "or use backend: auto"
+            f"or use {instead}"
         )
     if backend is Backend.STREAM and emulator.version < STREAM_SINCE:
         raise EnvironmentUnfitError(
@@ -196,6 +197,6 @@ def _socket(path: Path) -> Path:
     if len(str(path)) > SOCKET_PATH_MAX:
         raise UsageError(
             f"{path} is too long for a socket ({SOCKET_PATH_MAX} bytes): use shorter names, or set "
-            "XDG_RUNTIME_DIR to a shorter path"
+            "XDG_RUNTIME_DIR (and VALE_RUNDIR, if it is set) to a shorter path"
         )
     return path
