@@ -39,8 +39,8 @@ qemu: deps            ## build QEMU with our netmap backend, from the distributi
 qemu-matrix: deps-test venv tools image  ## build it from each Debian release, and with sanitizers; test all of them
 	@qemu-backend/matrix.sh $(B) $(QEMU_MATRIX)
 
-image: deps           ## build the micro guest image
-	@+$(MAKE) --no-print-directory -s $(IMAGE)
+image: deps           ## build the guest images: micro, micro-frr
+	@+$(MAKE) --no-print-directory -s $(IMAGES)
 
 venv: deps            ## install valemgr and what tests need into build/venv
 	@+$(MAKE) --no-print-directory -s $(VENV)
@@ -100,7 +100,6 @@ clean:                ## remove everything that was made
 
 TOOLS := $(B)/bin/valed $(B)/bin/vale-pktgen $(B)/bin/valectl $(GUEST_PROGRAMS)
 QEMU  := $(call qemu_binary,$(QEMU_CHOSEN))
-IMAGE := $(B)/images/micro/manifest.json
 VENV  := $(B)/bin/valemgr
 
 $(B)/bin/valemgr: pyproject.toml

@@ -103,14 +103,25 @@ def _pad4(data: bytes) -> bytes:
     return data + b"\0" * (-len(data) % 4)
 
 
+def _readelf(program: Path) -> str:
+    """Tell about the segments and the dynamic section of a file, nothing if it is not ELF."""
+    if program.read_bytes()[:4] != b"\x7fELF":
+        return ""
+    return subprocess.run(["readelf", "-ldW", program], capture_output=True, text=True,
+                          check=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}).stdout
+
+
 def elf_needs(program: Path) -> list[str]:
     """Name what the dynamic loader needs for an ELF file: its interpreter and its libraries."""
-    if program.read_bytes()[:4] != b"\x7fELF":
-        return []
-    text = subprocess.run(["readelf", "-ldW", program], capture_output=True, text=True,
-                          check=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}).stdout
-    needs = re.findall(r"(?:Requesting program interpreter|Shared library): \[?([^\]\s]+)\]", text)
+    needs = re.findall(r"(?:Requesting program interpreter|Shared library): \[?([^\]\s]+)\]",
+                       _readelf(program))
     return [need for need in needs if not need.startswith("ld-linux")]
+
+
+def elf_runpath(program: Path) -> list[str]:
+    """Name the folders where an ELF file says that its libraries are."""
+    found = re.findall(r"Library (?:runpath|rpath): \[([^\]]+)\]", _readelf(program))
+    return [folder for folders in found for folder in folders.split(":")]
 
 
 def host_libraries(program: Path) -> Iterator[Path]:

@@ -36,10 +36,10 @@ others_rights() {
         cat "$B/qemu/bookworm/src/debian/copyright"
         ;;
     vale-images)
-        echo "The image is made of unmodified Debian packages, which manifest.json names with their versions; the rights of"
+        echo "The images are made of unmodified Debian packages, which manifest.json names with their versions; the rights of"
         echo "each are in Debian's package of that name, as is the source:"
         echo
-        sed -n '/"packages"/,/}/p' "$B/images/micro/manifest.json"
+        sed -n '/"packages"/,/}/p' "$B/images/micro-frr/manifest.json" # all of micro's, and more
         ;;
     valemgr)
         echo "The Python packages that come along have their own licences, in lib/python*/site-packages/*.dist-info."

@@ -72,8 +72,8 @@ files() {
         echo "644 $staged/valemgr.fish share/fish/vendor_completions.d/valemgr.fish"
         ;;
     images)
-        for name in manifest.json vmlinuz initrd.img; do
-            echo "644 $B/images/micro/$name lib/vale/images/micro/$name"
+        for name in micro/{vmlinuz,initrd.img,manifest.json} micro-frr/{initrd.img,manifest.json}; do
+            echo "644 $B/images/$name lib/vale/images/$name"
         done
         ;;
     *) die 2 "$1 is no component: switch, dev, qemu, valemgr, images" ;;

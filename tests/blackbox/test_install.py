@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """make install and make uninstall: what comes goes, and works where it is."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lib.valed import BINARY
 
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "packaging" / "install.sh"
+IMAGES = [ROOT / "build/images" / name / "manifest.json" for name in ("micro", "micro-frr")]
 
 pytestmark = [
     pytest.mark.blackbox,
@@ -52,6 +54,20 @@ def test_no_folder_is_left_of_a_staged_installation(tmp_path: Path) -> None:
     install("install", folder, "switch", "dev")
     install("uninstall", folder, "switch", "dev")
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not all(map(Path.exists, IMAGES)), reason="no images: run 'make image'")
+def test_images_find_their_files_where_they_are_installed(tmp_path: Path) -> None:
+    install("install", tmp_path, "images")
+    installed = tmp_path / "opt/vale/lib/vale/images"
+    assert {path.name for path in installed.iterdir()} == {"micro", "micro-frr"}
+    for folder in installed.iterdir():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for part in ("kernel", "initrd"):
+            file = folder / manifest[part]
+            assert file.stat().st_size == manifest["bytes"][file.name]
+    install("uninstall", tmp_path, "images")
+    assert list(tmp_path.iterdir()) == []
 
 
 def refused(component: str, **env: str) -> str:

@@ -138,8 +138,8 @@ def test_model_without_driver(model: str) -> None:
     """Skipped: but if it can be driven by now, this fails."""
     needs, reason = UNDRIVEN[model]
     if needs.endswith(".ko"):
-        debs = sorted((MICRO / "packages").glob("linux-image-*.deb"))
-        assert debs, f"no kernel package in {MICRO}: run 'make image'"
+        debs = sorted((MICRO.parent / "packages").glob("linux-image-*.deb"))
+        assert debs, f"no kernel package beside {MICRO}: run 'make image'"
         listing = subprocess.run(
             ["dpkg-deb", "--contents", debs[-1]], capture_output=True, text=True, check=True
         ).stdout

@@ -36,6 +36,7 @@ BUILD = Path(os.environ.get("VALE_BUILD", ROOT / "build"))
 QEMU = Path(os.environ.get("QEMU", "/usr/bin/qemu-system-x86_64"))
 VALE_QEMU = Path(os.environ.get("VALE_QEMU", BUILD / "bin/qemu-system-x86_64-vale"))
 MICRO = BUILD / "images/micro"
+MICRO_FRR = BUILD / "images/micro-frr"
 DEADLINE = 90
 # QEMU before 9.0 forgets TCG's TLBs where it reads the dirty bitmap by whole words: after that,
 # guest writes are lost for migration. Memory that is no multiple of 64 pages is read page by page.
@@ -86,7 +87,7 @@ def netmap(rundir: Path, port: str, options: str = "") -> list[str]:
 
 
 class Guest:
-    """A QEMU that runs micro, with these data NICs."""
+    """A QEMU that runs micro or another image, with these data NICs."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Guest:
         nic_options: str = "",
         append: str = "",
         like: Guest | None = None,
+        image: Path = MICRO,
     ) -> None:
         """like: the guest that this one is to become by migration."""
         self.name, self.number = name, number
@@ -112,13 +114,14 @@ class Guest:
         self.paramiko_key = paramiko.Ed25519Key.from_private_key(io.StringIO(self.private))
         identity = folder / f"{name}.json"
         identity.write_text(json.dumps(self._identity(len(netdevs))))
-        manifest = json.loads((MICRO / "manifest.json").read_text())
+        manifest = json.loads((image / "manifest.json").read_text())
         argv = [
             *(str(qemu), "-name", f"{name},debug-threads=on"),  # for those who count by thread
             *("-nodefaults", "-display", "none", "-no-reboot", "-m", MEMORY),
             *("-machine", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "Nehalem"),
             *("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"),
-            *("-kernel", str(MICRO / "vmlinuz"), "-initrd", str(MICRO / "initrd.img")),
+            *("-kernel", str(image / manifest["kernel"])),
+            *("-initrd", str(image / manifest["initrd"])),
             *("-append", f"{manifest['append']} {append}", "-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{self.qmp_path},server=on,wait=off"),
             *("-fw_cfg", f"name=opt/org.vale/guest,file={identity}"),

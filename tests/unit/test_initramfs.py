@@ -13,6 +13,7 @@ IMAGES = Path(__file__).parents[2] / "images"
 sys.path.insert(0, str(IMAGES))
 
 import initramfs  # noqa: E402
+import micro  # noqa: E402
 
 pytestmark = pytest.mark.unit
 
@@ -80,6 +81,33 @@ def test_overlay_takes_the_libraries_along(tmp_path: Path) -> None:
     assert found["opt/ls"] == (0o100755, Path("/bin/ls").read_bytes())
     assert any(name.endswith("/libc.so.6") for name in found)
     assert any("/ld-linux" in name for name in found)
+
+
+def test_a_program_says_where_its_libraries_are(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    subprocess.run(["gcc", "-x", "c", "-", "-o", program, "-Wl,-rpath,/opt/a:/opt/b"],
+                   input=b"int main(void) { return 0; }", check=True)
+    assert initramfs.elf_runpath(program) == ["/opt/a", "/opt/b"]
+    assert initramfs.elf_needs(program) == ["/lib64/ld-linux-x86-64.so.2", "libc.so.6"]
+    assert initramfs.elf_runpath(Path(__file__)) == initramfs.elf_needs(Path(__file__)) == []
+
+
+def test_our_files_come_in_layers_with_links(tmp_path: Path) -> None:
+    busybox = tmp_path / "bin/busybox"
+    busybox.parent.mkdir()
+    busybox.write_bytes(b"busybox")
+    tree = initramfs.Tree()
+    micro.add_system(tree, tmp_path, micro.MICRO_FRR)
+    found = members(tree.cpio())
+    assert found["usr/sbin/modprobe"] == (0o120777, b"../bin/busybox")
+    assert found["etc/passwd"][1] == (IMAGES / "micro-frr/etc/passwd").read_bytes()
+    assert found["init"] == (0o100755, (IMAGES / "micro/init").read_bytes())
+    assert "identity.c" not in found
+
+
+def test_micro_frr_has_all_that_micro_has() -> None:
+    for part in ("packages", "files", "modules"):
+        assert set(getattr(micro.MICRO, part)) < set(getattr(micro.MICRO_FRR, part))
 
 
 @pytest.mark.parametrize(
