@@ -28,6 +28,7 @@ from valemgr.names import check_label, parse_port, parse_switch
 NIC_NAME = r"^[a-zA-Z][a-zA-Z0-9_-]{0,14}$"  # of a Linux interface, and of a QEMU object
 MGMT = "mgmt"
 LINK_PREFIX = "valeL"
+IPV6_MTU = 1280
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -157,6 +158,8 @@ class Nic(Model):
             )
         if self.backend is Backend.STREAM and self.queues > 1:
             raise ValueError("a stream socket has one queue: use netmap or vhost-user")
+        if self.mtu < IPV6_MTU and any(":" in address for address in self.addresses):
+            raise ValueError(f"NIC {self.name}: IPv6 needs an MTU of at least {IPV6_MTU}")
         return self
 
     @property
@@ -228,10 +231,10 @@ class Switch(Model):
     provider: Provider = Provider.USER
     shared: bool = False  # with other labs that say so too
     p2p: bool = False
-    age: Annotated[int, Field(ge=0)] | None = None  # s
-    cap: Annotated[int, Field(ge=0)] | None = None  # stations of one port
+    age: Annotated[int, Field(ge=1)] | None = None  # s
+    cap: Annotated[int, Field(ge=1)] | None = None  # stations of one port
     overflow: Literal["drop", "wait"] | None = None
-    wait_limit: Annotated[int, Field(ge=0)] | None = None  # ms
+    wait_limit: Annotated[int, Field(ge=1, le=10_000)] | None = None  # ms
     neighbours: Literal["static", "arp"] = "static"
 
     @model_validator(mode="after")
@@ -333,8 +336,12 @@ def link_switch(lab: str, ends: Iterable[str]) -> str:
 
 
 def start_order(guests: Iterable[Guest]) -> list[str]:
-    """Guests' names, each behind those it is to start after; ValueError for a circle."""
-    waiting = {guest.name: set(guest.after) for guest in guests}
+    """Guests' names, each behind those it is to start after; ValueError for a circle.
+
+    Who connects to a cable starts after who listens.
+    """
+    known = list(guests)
+    waiting = {guest.name: set(guest.after) | listeners(known, guest) for guest in known}
     order: list[str] = []
     while waiting:
         free = [name for name, after in waiting.items() if not after & waiting.keys()]
@@ -343,6 +350,17 @@ def start_order(guests: Iterable[Guest]) -> list[str]:
         order += free
         waiting = {name: after for name, after in waiting.items() if name not in free}
     return order
+
+
+def listeners(guests: Iterable[Guest], guest: Guest) -> set[str]:
+    """Guests that must listen on a cable before this one connects to it."""
+    cables = {nic.cable.name for nic in guest.nics if nic.cable and not nic.cable.listens}
+    return {
+        other.name
+        for other in guests
+        for nic in other.nics
+        if nic.cable and nic.cable.listens and nic.cable.name in cables
+    }
 
 
 def pair_lab(
