@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from valemgr import authoring, yamlfile
-from valemgr.authoring import Address, Mac, Text
+from valemgr.authoring import MEMORY_MAX, WHOLE, Address, Mac, Text
 from valemgr.errors import TopologyError
 from valemgr.findings import Finding, explain, suggest
 from valemgr.labdump import dump
 from valemgr.topology import MGMT
+from valemgr.units import NUMBER
 from valemgr.yamlfile import Document, KeyPath
 
 BRIDGES = ("bridge", "ovs-bridge")
@@ -55,6 +56,31 @@ class Foreign(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", alias_generator=authoring.kebab)
 
 
+class Wait(Foreign):
+    """Another node's stage that a stage waits for."""
+
+    node: Text
+
+
+class Stage(Foreign):
+    """A stage of a node's life."""
+
+    wait_for: tuple[Wait, ...] = ()
+
+
+class Health(Foreign):
+    """How a node is found healthy: CMD and words, or CMD-SHELL and a line."""
+
+    test: tuple[Text, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The command, as a shell takes it."""
+        kind, *words = self.test or ("NONE",)
+        if kind == "CMD-SHELL":
+            return [" ".join(words)] if words else []
+        return [shlex.join(words)] if kind == "CMD" and words else []
+
+
 class Node(Foreign):
     """A node, or what a kind, a group or the defaults say of nodes."""
 
@@ -63,10 +89,10 @@ class Node(Foreign):
     image: Text | None = None
     exec: tuple[Text, ...] = ()
     binds: tuple[Text, ...] = ()
-    cpu: float | None = None
+    cpu: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] | None = None
     memory: Text | None = None
-    stages: dict[str, dict[str, Any]] = {}
-    healthcheck: dict[str, Any] = {}
+    stages: dict[Text, Stage] = {}
+    healthcheck: Health = Health()
 
 
 class End(Foreign):
@@ -88,7 +114,7 @@ class Link(Foreign):
 
     type: Text = "veth"
     endpoints: tuple[AnEnd, ...] = ()
-    mtu: int | None = None
+    mtu: Annotated[int, WHOLE] | None = None
     ipv4: tuple[Address, ...] = ()
     ipv6: tuple[Address, ...] = ()
 
@@ -263,7 +289,7 @@ def _guest(work: Conversion, name: str) -> dict[str, Any]:
     said["after"] = list(dict.fromkeys(_waits(work, layers)))
     said["files"] = [file for place, node in layers for file in _files(work, place, node)]
     said["startup"] = [line for _, node in layers for line in node.exec]
-    said["ready"] = [line for _, node in layers for line in _health(node)]
+    said["ready"] = [line for _, node in layers for line in node.healthcheck.lines()]
     left = sorted({key for _, node in layers for key in node.model_extra or {}})
     if left:
         work.remark(path, f"node {name}: left out: {', '.join(left)}")
@@ -282,11 +308,11 @@ def _image(work: Conversion, name: str) -> str:
 
 def _memory(work: Conversion, path: KeyPath, text: str) -> str:
     """Theirs in powers of 1024, whatever the unit is called."""
-    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)i?b?", text.strip().lower())
-    if not match:
+    match = re.fullmatch(rf"({NUMBER})\s*([kmgt]?)i?b?", text.strip().lower())
+    mib = float(match[1]) * 1024 ** ("bkmgt".index(match[3] or "b") - 2) if match else math.inf
+    if mib > MEMORY_MAX:
         work.remark((*path, "memory"), f"memory {text} is left out")
         return ""
-    mib = float(match[1]) * 1024 ** ("bkmgt".index(match[2] or "b") - 2)
     if mib < MEMORY_LEAST:
         work.remark((*path, "memory"), f"memory {text} is {MEMORY_LEAST}M", "it holds a kernel too")
     return f"{max(math.ceil(mib), MEMORY_LEAST)}M"
@@ -295,10 +321,9 @@ def _memory(work: Conversion, path: KeyPath, text: str) -> str:
 def _waits(work: Conversion, layers: list[tuple[KeyPath, Node]]) -> Iterator[str]:
     for _, node in layers:
         for stage in node.stages.values():
-            for wait in stage.get("wait-for") or ():
-                other = wait.get("node") if isinstance(wait, dict) else None
-                if other in work.topology.nodes and not _is_bridge(work, other):
-                    yield work.names[other]
+            for wait in stage.wait_for:
+                if wait.node in work.topology.nodes and not _is_bridge(work, wait.node):
+                    yield work.names[wait.node]
 
 
 def _files(work: Conversion, path: KeyPath, node: Node) -> Iterator[dict[str, str]]:
@@ -316,15 +341,6 @@ def _files(work: Conversion, path: KeyPath, node: Node) -> Iterator[dict[str, st
 def _below(folder: Path, path: str) -> Path:
     """A path as a file in a folder means it."""
     return folder / Path(path).expanduser()
-
-
-def _health(node: Node) -> Iterator[str]:
-    test = node.healthcheck.get("test")
-    words = [str(_number(word)) for word in test] if isinstance(test, list) else []
-    if words[:1] == ["CMD-SHELL"] and len(words) == 2:
-        yield words[1]
-    elif words[:1] == ["CMD"] and len(words) > 1:
-        yield shlex.join(words[1:])
 
 
 def _link(work: Conversion, index: int, link: Link) -> None:

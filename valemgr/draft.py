@@ -243,7 +243,8 @@ def _impair(layers: list[authoring.NicKeys]) -> Impair:
             out = _impairment(keys.out) if keys.out else out
         else:
             into = out = _impairment(keys)
-    return Impair(into=into, out=out)
+    nothing = (None, Impairment())  # said to take away what a more general layer says
+    return Impair(into=None if into in nothing else into, out=None if out in nothing else out)
 
 
 def _impairment(keys: authoring.ImpairmentKeys) -> Impairment:

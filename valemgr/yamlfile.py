@@ -205,7 +205,7 @@ class _Reader:
                 raise self._refusal(event, "a key is a word, not a list, a mapping or an alias")
             key, value = str(event.value), self._node(next(self._events), depth)
             if key == "<<" and self.merge:
-                merged += value.value if isinstance(value.value, list) else [value]
+                merged += self._mergeable(value)
             elif key in node.value:
                 line = node.keys[key][0]
                 self._note(event, f"key '{key}' is here twice", f"the first is in line {line}")
@@ -215,6 +215,15 @@ class _Reader:
             node.value = {**other.value, **node.value}
             node.keys = {**other.keys, **node.keys}
         return node
+
+    def _mergeable(self, node: Node) -> list[Node]:
+        """The mappings that `<<` names."""
+        nodes: list[Node] = node.value if isinstance(node.value, list) else [node]
+        for other in nodes:
+            if not isinstance(other.value, dict):
+                finding = Finding(self.file, *other.place, "<< merges mappings", "name one")
+                self.findings.append(finding)
+        return [other for other in nodes if isinstance(other.value, dict)]
 
     def _alias(self, event: AliasEvent) -> Node:
         anchor = str(event.anchor)
