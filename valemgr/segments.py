@@ -18,7 +18,7 @@ for try in $(seq 200); do
         [ "$(cat $d/address)" = $want ] && found=${{d##*/}}
     done
     [ -n "$found" ] && break
-    modprobe -aq $(cat /sys/bus/pci/devices/*/modalias) $(cat /sys/bus/virtio/devices/*/modalias)
+    modprobe -aq $(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias) || :
     sleep 0.05
 done 2>/dev/null
 [ -n "$found" ] || {{ echo "no NIC has MAC $want" >&2; exit 1; }}
@@ -38,15 +38,17 @@ _LINK_UP = "until grep -q up /sys/class/net/{name}/operstate; do sleep 0.05; don
 
 
 def neighbours(lab: Lab, guest: str, me: Nic) -> dict[str, str]:
-    """Address to MAC of everybody else on a NIC's segment."""
+    """Address to MAC of everybody else on a NIC's segment; IPv6 ones for a NIC that has IPv6."""
     switch = lab.all_switches().get(me.switch)
     if switch and switch.neighbours == "arp":
         return {}
+    ipv6 = any(":" in address for address in me.addresses)
     return {
         host_of(address): str(nic.mac)
         for other, nic in lab.nics()
         if nic.segment == me.segment and (other.name, nic.name) != (guest, me.name)
         for address in nic.addresses
+        if ipv6 or ":" not in address
     }
 
 
@@ -71,7 +73,8 @@ def change_nic(
         lines.append(f"ip link set dev {new.name} mtu {new.mtu} up")
     gone = [address for address in had if address not in new.addresses]
     lines += [f"ip addr del {address} dev {new.name} 2>/dev/null || :" for address in gone]
-    added = [address for address in new.addresses if address not in had]
+    # With the first address of a network, Linux takes the others of it: give all again.
+    added = [address for address in new.addresses if gone or address not in had]
     if any(":" in address for address in added):
         lines.append(_IPV6.format(name=new.name))
     lines += [f"ip addr replace {address} dev {new.name}" for address in added]
