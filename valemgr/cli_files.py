@@ -52,7 +52,7 @@ def validate(files: FilesArgument = None, form: FormatOption = Format.TABLE) -> 
     wheres: list[str | None] = [*files] if files else [None]
     for where in wheres:
         try:
-            file, lab = _load(where)
+            file, lab = load_file(where)
         except ValeError as exc:
             code = code or exc.exit_code
             findings = _findings(exc, where)
@@ -96,7 +96,8 @@ def import_containerlab(
     sys.stderr.write("".join(f"{remark}\n" for remark in remarks))
 
 
-def _load(where: str | None) -> tuple[str, "Lab"]:
+def load_file(where: str | None) -> tuple[str, "Lab"]:
+    """A topology file's name, and what it says; `-` is stdin."""
     from valemgr.labfile import find_lab_file, load_lab, parse_lab
 
     if where == "-":

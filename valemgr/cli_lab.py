@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FileArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="FILE", help="A *.lab.yml, or its folder; the only one here.", show_default=False
+        metavar="FILE|DIR|-", help="A *.lab.yml, or its folder.", show_default="the one here"
     ),
 ]
 AccelOption = Annotated[AccelChoice, typer.Option(help="What guests run on.")]
@@ -200,11 +200,11 @@ def inspect(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
 
 
 def load(where: str | None) -> tuple["Lab", str]:
-    """A topology file and where it is."""
-    from valemgr.labfile import find_lab_file, load_lab
+    """A topology file and where it is; `-` is stdin."""
+    from valemgr.cli_files import load_file
 
-    path = find_lab_file(where)
-    return load_lab(path), str(path.resolve())
+    name, lab = load_file(where)
+    return lab, "stdin" if where == "-" else str(Path(name).resolve())
 
 
 def lab_name(where: str | None) -> str | None:

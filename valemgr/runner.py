@@ -264,12 +264,12 @@ class RunningLab:
         self._launched[guest.name].set()
         self._write()
         await together(self._impair(nic.nic) for nic in guest.nics if nic.nic.impair != Impair())
-        how = ", ".join(_wiring_words(nic) for nic in guest.nics) or "no data NICs"
+        how = ", ".join(self._wiring_words(guest, nic) for nic in guest.nics) or "no data NICs"
         self._say(f"guest {guest.name}: booting ({self.env.accelerator.name}); {how}")
         await guest.wait_ready(deadline)
         await guest.set_up(deadline)
         self._write()
-        self._say(f"guest {guest.name}: ready after {guest.ready_seconds:.1f} s")
+        self._say(f"guest {guest.name}: ready after {max(guest.stages.values()):.1f} s")
 
     async def _conditions(self, guest: RunningGuest) -> None:
         """What the topology calls ready; it may need others, so they come first."""
@@ -337,7 +337,7 @@ class RunningLab:
         await self._impair(nic)
         known = segments.neighbours(self.lab, guest.name, nic)
         await self._tell(guest, segments.set_up_nic(nic, known).splitlines())
-        self._say(f"nic {guest.name}:{nic.name}: plugged; {_wiring_words(planned)}")
+        self._say(f"nic {guest.name}:{nic.name}: plugged; {self._wiring_words(guest, planned)}")
 
     async def _change(self, diff: GuestDiff) -> None:
         """What changes in a guest that stays."""
@@ -430,6 +430,13 @@ class RunningLab:
                     f"'valemgr logs {guest.name}' shows its console"
                 )
 
+    def _wiring_words(self, guest: RunningGuest, planned: PlannedNic) -> str:
+        nic, me = planned.nic, f"{guest.name}:{planned.nic.name}"
+        peers = (end for link in self.lab.links if me in link.ends for end in link.ends)
+        peer = next((end for end in peers if end != me), None)
+        where = f"to {peer}" if peer else f"on {nic.port or nic.segment}"
+        return f"{nic.name} {where} by {planned.backend or 'cable'}"
+
     def _write(self) -> None:
         self.dir.write(self.state)
 
@@ -459,9 +466,3 @@ def _settings(switch: Switch) -> dict[str, Any]:
         if getattr(switch, key) is not None:
             settings[key.replace("_", "-")] = getattr(switch, key)
     return settings
-
-
-def _wiring_words(planned: PlannedNic) -> str:
-    nic = planned.nic
-    where = nic.port or nic.segment
-    return f"{nic.name} on {where} by {planned.backend or 'cable'}"
