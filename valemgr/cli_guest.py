@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Commands that look into a guest: ssh, exec, cp.
+"""Commands that look into a guest: ssh, exec, cp, console, logs.
 
 The first two return the remote exit code, and 125 when valemgr itself failed.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valemgr import completion
-from valemgr.cli_common import EXIT_OURS, GuestArgument, LabOption, note, run
+from valemgr.cli_common import EXIT_OURS, GuestArgument, LabOption, note, one_of, run
 from valemgr.errors import InterruptedRunError, UsageError, ValeError
+from valemgr.output import emit
 
 if TYPE_CHECKING:
     from valemgr.ssh import SshSession
@@ -28,14 +30,25 @@ _PLACE = re.compile(r"((?:[0-9a-zA-Z_-]+/)?[0-9a-zA-Z_-]+):(.*)", re.DOTALL)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(ssh)
-    app.command()(cp)
+    for command in (cp, console, logs):
+        app.command()(command)
     app.command("exec", context_settings={"allow_interspersed_args": False})(exec_)
 
 
-def ssh(guest: GuestArgument, lab: LabOption = None) -> None:
+def ssh(
+    guest: GuestArgument,
+    lab: LabOption = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Only print the line for OpenSSH that does it.")
+    ] = False,
+) -> None:
     """Open a shell in a guest. Returns the shell's exit code, 125 if it cannot be reached."""
-    from valemgr import terminal
+    from valemgr import guests, terminal
 
+    if only_print:
+        with _failing_by_125():
+            emit(guests.find_alive(guest, lab).openssh() + "\n")
+        return
     raise typer.Exit(_remotely(guest, lab, lambda session: terminal.interactive(session.client)))
 
 
@@ -97,6 +110,69 @@ def cp(
     if tally.omitted:
         note("not copied:", *tally.omissions)
         raise typer.Exit(1)
+
+
+def console(
+    guest: GuestArgument,
+    lab: LabOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            min=0,
+            help="Leave after so many seconds; without a terminal, counted from the input's end "
+            "(then 2 if not given).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Attach to a guest's serial console; Ctrl-] leaves. Without a terminal, sends stdin."""
+    from valemgr import console as consoles
+    from valemgr import guests
+
+    if not run(consoles.attach(guests.find_alive(guest, lab), seconds)):
+        note(f"guest {guest} ended: its console hung up")
+
+
+def logs(
+    guest: Annotated[
+        str | None,
+        typer.Argument(
+            help="The guest's name.", show_default=False, autocompletion=completion.guests
+        ),
+    ] = None,
+    lab: Annotated[
+        str | None,
+        typer.Option(
+            "--lab",
+            "-l",
+            help="The lab, also one that ran.",
+            autocompletion=completion.labs_with_logs,
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="console, qemu, lab or switch; if not given, a guest's console, else the lab's.",
+            show_default=False,
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it grows.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="The last so many; 0: all.")
+    ] = 100,
+) -> None:
+    """Show what a guest's console, its QEMU, a lab's valemgr or the switch daemon said."""
+    from valemgr import logfiles
+    from valemgr.screen import Screen
+
+    log = logfiles.find(one_of("--kind", logfiles.Kind, kind) if kind else None, guest, lab)
+    if not follow and log.path.is_file() and not log.path.stat().st_size:
+        note(f"{log.what} said nothing so far")
+    try:
+        run(logfiles.show(log, lines, Screen(sys.stdout), follow))
+    except InterruptedRunError as exc:
+        raise typer.Exit(exc.exit_code) from exc
 
 
 def parse_place(text: str) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Which guest is meant: GUEST where that is clear, LAB/GUEST always. Dead ones are found, too."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,20 @@ class FoundGuest:
     def ssh(self) -> SshTarget:
         key_file = self.lab_dir.key_file
         return SshTarget(self.name, self.entry.ssh_port, self.entry.host_key, key_file)
+
+    def openssh(self) -> str:
+        """The line by which OpenSSH, scp -S, rsync -e and the like reach it."""
+        known = self.file("known_hosts")
+        self.lab_dir.write_file(known, f"[127.0.0.1]:{self.entry.ssh_port} {self.entry.host_key}\n")
+        options = {
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": known,
+            "HostKeyAlgorithms": self.entry.host_key.split()[0],
+        }
+        words = ["ssh", "-F", "none", "-i", self.lab_dir.key_file, "-p", self.entry.ssh_port]
+        words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        return shlex.join(map(str, [*words, "root@127.0.0.1"]))
 
     def file(self, kind: str) -> Path:
         """One of its files: ctl, console, console.log, qemu.log."""

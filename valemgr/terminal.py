@@ -6,14 +6,11 @@ control characters, since it comes from a guest; an interactive `ssh` passes eve
 that is its purpose.
 """
 
-import codecs
 import os
 import shutil
 import signal
 import sys
-import termios
 import threading
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -21,7 +18,7 @@ from typing import TextIO
 import paramiko
 
 from valemgr.errors import SshError
-from valemgr.text import harmless
+from valemgr.screen import Screen, raw_terminal
 
 CHUNK = 32768
 
@@ -78,29 +75,28 @@ def _feed(channel: paramiko.Channel) -> None:
 
 
 def _copy(receive: Callable[[int], bytes], stream: TextIO, strip: bool) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    strip = strip and stream.isatty()
+    screen = Screen(stream, strip)
     while data := receive(CHUNK):
-        if strip:
-            stream.write(harmless(decoder.decode(data)))
-        else:
-            stream.buffer.write(data)
-        stream.flush()
+        screen.write(data)
+        screen.pause()
 
 
 @contextmanager
 def _raw_terminal(channel: paramiko.Channel) -> Iterator[None]:
     """Keys go to the guest as they are pressed, and a resized window is told."""
 
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt  # so that the terminal is as it was before
+
     def resized(*_: object) -> None:
         size = shutil.get_terminal_size()
         channel.resize_pty(size.columns, size.lines)
 
-    before = termios.tcgetattr(sys.stdin)
-    handler = signal.signal(signal.SIGWINCH, resized)
-    tty.setraw(sys.stdin)
+    handlers = {signal.SIGWINCH: resized, signal.SIGTERM: ended, signal.SIGHUP: ended}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        with raw_terminal(sys.stdin.fileno()):
+            yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGWINCH, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
