@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command that draws a lab: graph."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from valemgr import completion
+from valemgr.output import emit
+
+if TYPE_CHECKING:
+    from valemgr.topology import Lab
+
+
+class GraphFormat(StrEnum):
+    """The value of --format."""
+
+    SVG = "svg"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    JSON = "json"
+
+
+_SUFFIXES = {".mmd": GraphFormat.MERMAID, ".dot": GraphFormat.DOT, ".gv": GraphFormat.DOT,
+             ".json": GraphFormat.JSON}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(graph)
+
+
+def graph(
+    lab: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|LAB]",
+            help="A *.lab.yml, or its folder, or the name of a lab that runs; the only file here.",
+            show_default=False,
+            autocompletion=completion.labs,
+        ),
+    ] = None,
+    form: Annotated[
+        GraphFormat | None,
+        typer.Option("--format", help="By default as the output's suffix says, else svg."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")
+    ] = None,
+) -> None:
+    """Draw a lab: guests, switches, links, addresses and impairments."""
+    shown = _lab(lab)
+    text = _render(shown, form or _SUFFIXES.get(output.suffix if output else "", GraphFormat.SVG))
+    if output is None:
+        emit(text)
+    else:
+        _write(output, text)
+
+
+def _lab(where: str | None) -> "Lab":
+    """The topology of a file, if there is such a file; else that of a lab that runs."""
+    from valemgr.labfile import find_lab_file, load_lab
+
+    is_path = where is None or "/" in where or where.endswith((".yml", ".yaml"))
+    if where is None or is_path or Path(where).exists():
+        return load_lab(find_lab_file(where))
+    from valemgr import labs
+
+    return labs.present(labs.only_lab(where))
+
+
+def _render(lab: "Lab", form: GraphFormat) -> str:
+    from valemgr import graph as graphs
+    from valemgr import picture
+
+    writers = {
+        GraphFormat.SVG: picture.svg,
+        GraphFormat.MERMAID: graphs.mermaid,
+        GraphFormat.DOT: graphs.dot,
+        GraphFormat.JSON: graphs.as_json,
+    }
+    return writers[form](lab)
+
+
+def _write(path: Path, text: str) -> None:
+    from valemgr.errors import StoreError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise StoreError(f"{path}: cannot be written: {exc.strerror}") from exc
