@@ -13,7 +13,6 @@ from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
     from valemgr.labtests import Verdict
-    from valemgr.state import LabDir
     from valemgr.topology import Lab
 
 FileArgument = Annotated[
@@ -115,11 +114,8 @@ def apply(
         emit("".join(f"{line}\n" for line in outcome.changes))
         if not outcome.changes:
             note(f"lab {lab.name} runs as its topology says")
-    else:
-        rows = [{"change": line} for line in outcome.changes]
-        emit(render(form, CHANGE_COLUMNS, rows, key="changes"))
-    if test and not dry_run:
-        _run_tests(lab.name, context, form)
+    rows = [{"change": line} for line in outcome.changes]
+    _finish(lab.name, test and not dry_run, context, form, ("changes", CHANGE_COLUMNS, rows))
 
 
 def down(
@@ -152,6 +148,8 @@ def status(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
         note("no lab runs; try 'valemgr pair vale1 --keep'")
     else:
         emit(render(form, STATUS_COLUMNS, rows, key="guests"))
+    for name in labs.unreadable():
+        note(f"lab {name}: its state file is of no use: 'valemgr down {name}' cleans up")
 
 
 def wait(
@@ -169,7 +167,7 @@ def wait(
     run(labs.wait(lab_dir, Deadline(timeout)))
     context.obj(f"lab {lab_dir.lab}: every guest is ready")
     if test:
-        _run_tests(lab_dir.lab, context, form)
+        _finish(lab_dir.lab, test, context, form)
 
 
 def save(
@@ -214,37 +212,49 @@ def lab_name(where: str | None) -> str | None:
     return where
 
 
+Report = tuple[str, tuple[Column, ...], list[dict[str, Any]]]
+
+
 def _after(name: str, test: bool, context: typer.Context, form: Format) -> None:
     from valemgr import labs
-    from valemgr.state import LabDir
 
-    if form is not Format.TABLE:
+    rows: list[dict[str, Any]] = []
+    if form is Format.TABLE:
+        note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
+    else:
         rows = [asdict(guest) for guest in run(labs.status(name))]
-        emit(render(form, STATUS_COLUMNS, rows, key="guests"))
-    try:
-        if test:
-            _run_tests(LabDir(name).lab, context, form)
-    finally:
-        if form is Format.TABLE:
-            note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
+    _finish(name, test, context, form, ("guests", STATUS_COLUMNS, rows))
 
 
-def _run_tests(name: str, context: typer.Context, form: Format) -> None:
+def _finish(
+    name: str, test: bool, context: typer.Context, form: Format, report: Report | None = None
+) -> None:
+    """Say what was done, for programs, and run the tests: one document. Exit 3 if a test fails.
+
+    Formats that hold one table only have that of the tests, where tests were asked for.
+    """
+    verdicts = run(_test(name, context)) if test else []
+    tests = [asdict(verdict) for verdict in verdicts]
+    if form is Format.JSON:
+        key, columns, rows = report or ("tests", TEST_COLUMNS, tests)
+        document = {key: rows, **({"tests": tests} if test else {})}
+        emit(render(form, columns, rows, document))
+    elif test and (tests or form is not Format.TABLE):
+        emit(render(form, TEST_COLUMNS, tests))
+    elif report and form is not Format.TABLE:
+        emit(render(form, report[1], report[2]))
+    if test and not tests:
+        note(f"lab {name} has no tests")
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(EXIT_THRESHOLD)
+
+
+async def _test(name: str, context: typer.Context) -> "list[Verdict]":
     from valemgr import labs, labtests
     from valemgr.state import LabDir
 
-    async def test(lab_dir: "LabDir") -> list["Verdict"]:
-        async with labs.attached(lab_dir) as lab:
-            return await labtests.run(lab, context.obj)
-
-    verdicts = run(test(LabDir(name)))
-    rows: list[dict[str, Any]] = [asdict(verdict) for verdict in verdicts]
-    if not rows:
-        note(f"lab {name} has no tests")
-        return
-    emit(render(form, TEST_COLUMNS, rows, key="tests"))
-    if not all(verdict.passed for verdict in verdicts):
-        raise typer.Exit(EXIT_THRESHOLD)
+    async with labs.attached(LabDir(name)) as lab:
+        return await labtests.run(lab, context.obj)
 
 
 def _present(lab: str | None) -> "Lab":

@@ -4,7 +4,6 @@
 State files say what was started; processes and QMP are asked for the truth. Nothing here locks.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from valemgr.ssh import SshTarget
 from valemgr.state import SET_UP, GuestState, LabDir, LabState, all_labs
 from valemgr.switchd import Switchd
 from valemgr.tasks import together
-from valemgr.topology import Impair, Lab, Test
+from valemgr.topology import Guest, Impair, Lab, Test
 
 QMP_SECONDS = 2.0
 
@@ -59,21 +58,18 @@ class GuestStatus:
 
 
 async def status(lab: str | None = None) -> list[GuestStatus]:
-    """Every guest of every lab, or of one."""
+    """Every guest of every lab, or of one; those that are still to come, too."""
     dirs = [LabDir(lab)] if lab else all_labs()
     if lab and not dirs[0].exists:
         raise LabError(f"no lab {lab}: 'valemgr status' shows what runs")
-    states = [(lab_dir, lab_dir.read()) for lab_dir in dirs]
-    return list(
-        await asyncio.gather(
-            *(
-                _guest_status(lab_dir, state, name, guest)
-                for lab_dir, state in states
-                if state
-                for name, guest in state.guests.items()
-            )
-        )
-    )
+    if lab and lab in unreadable():
+        raise LabError(f"lab {lab}: its state file is of no use: 'valemgr down {lab}' cleans up")
+    return [row for rows in await together(map(_lab_status, dirs)) for row in rows]
+
+
+def unreadable() -> list[str]:
+    """Labs that nobody works on, and whose state file is missing or makes no sense."""
+    return [each.lab for each in all_labs() if not each.locked and each.read() is None]
 
 
 @asynccontextmanager
@@ -223,17 +219,63 @@ def is_abandoned(lab_dir: LabDir) -> bool:
     return not state.alive
 
 
+async def _lab_status(lab_dir: LabDir) -> list[GuestStatus]:
+    state = lab_dir.read()
+    if state is None:
+        return []
+    switched = await _switch_answers(state)
+    missing = [guest for guest in state.wanted.guests if guest.name not in state.guests]
+    return [
+        *await together(
+            _guest_status(lab_dir, state, name, guest, switched)
+            for name, guest in state.guests.items()
+        ),
+        *(_missing_status(lab_dir, state, guest) for guest in missing),
+    ]
+
+
+async def _switch_answers(state: LabState) -> bool:
+    """Whether the lab's valed is there; true for a lab that needs none."""
+    if not state.rundir or not state.alive:
+        return True
+    with suppress(OSError, ValeError):
+        daemon = await switchd.at(Path(state.rundir), start=False)
+        if daemon:
+            await daemon.close()
+            return True
+    return False
+
+
 async def _guest_status(
-    lab_dir: LabDir, state: LabState, name: str, guest: GuestState
+    lab_dir: LabDir, state: LabState, name: str, guest: GuestState, switched: bool
 ) -> GuestStatus:
+    runs = await _run_state(lab_dir, state, name, guest)
+    by_valed = any(":" in nic.port for nic in guest.nics)
     return GuestStatus(
         lab=state.lab,
         guest=name,
-        state=await _run_state(lab_dir, state, name, guest),
+        state="no switch" if runs == "running" and by_valed and not switched else runs,
         pid=guest.pid,
         ssh_port=guest.ssh_port,
         ports=[nic.port for nic in guest.nics],
         backends=[nic.backend for nic in guest.nics],
+        addresses=[address for nic in guest.nics for address in nic.addresses],
+        accelerator=state.accelerator,
+        provider=state.provider,
+        since=state.created,
+    )
+
+
+def _missing_status(lab_dir: LabDir, state: LabState, guest: Guest) -> GuestStatus:
+    """A guest that is wanted and was not started, or did not come up and was ended."""
+    return GuestStatus(
+        lab=state.lab,
+        guest=guest.name,
+        state="waiting" if lab_dir.locked else "not started",
+        pid=0,
+        ssh_port=0,
+        ports=[nic.port or nic.segment for nic in guest.nics],
+        backends=[],
         addresses=[address for nic in guest.nics for address in nic.addresses],
         accelerator=state.accelerator,
         provider=state.provider,

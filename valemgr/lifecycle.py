@@ -7,7 +7,7 @@ command goes on or cleans up.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir, LabState, all_labs, claims
 from valemgr.switchd import Switchd
 from valemgr.tasks import together, uninterrupted
-from valemgr.topology import Backend, Lab, Provider
+from valemgr.topology import Lab, Provider, Switch
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ async def up(lab: Lab, accel: AccelChoice, options: RunOptions, say: Say) -> Out
     """Start a lab, or go on where an earlier `up` was broken off; a running one is not changed."""
     lab_dir = LabDir(lab.name)
     async with lab_dir.lock("up"):
-        state = await _usable_state(lab_dir)
+        state = await _usable_state(lab_dir, say)
         wanted = pin(lab, _macs(state))
         if state and wanted != state.wanted and state.alive:
             raise LabError(
@@ -61,7 +61,7 @@ async def apply(
     """Make a lab what its topology says, by the difference alone; `dry_run`: only say it."""
     lab_dir = LabDir(lab.name)
     async with lab_dir.lock("apply"):
-        state = await _usable_state(lab_dir)
+        state = _state_to_look_at(lab_dir) if dry_run else await _usable_state(lab_dir, say)
         wanted = pin(lab, _macs(state))
         return await _converge(wanted, state, accel, options, say, dry_run)
 
@@ -79,12 +79,15 @@ async def down(lab_dir: LabDir) -> int:
     """End every process of a lab, remove its ports and its directory; the processes ended."""
     state = lab_dir.read()
     found = {process.ident: process for process in await _processes(lab_dir, state)}
+    theirs = set() if state else await _ports_of(found.values())
     await together(process.stop() for process in found.values())
-    if state:
-        try:
+    try:
+        if state:
             await _clean_switch(state)
-        except ValeError as exc:  # the lab ends all the same
-            log.warning("lab %s: ports may be left: %s", lab_dir.lab, exc)
+        elif theirs:
+            await _free_ports(await switchd.find(), theirs)
+    except ValeError as exc:  # the lab ends all the same
+        log.warning("lab %s: ports may be left: %s", lab_dir.lab, exc)
     lab_dir.delete()
     return len(found)
 
@@ -177,23 +180,36 @@ async def _drop_unready(lab: RunningLab) -> None:
     await lab.disconnect()
 
 
-async def _usable_state(lab_dir: LabDir) -> LabState | None:
-    """What there is to go on from; what cannot be gone on from is cleaned up."""
+def _state_to_look_at(lab_dir: LabDir) -> LabState | None:
+    """What there is to go on from, or nothing; nothing is cleaned up."""
     state = lab_dir.read()
-    if state and state.of_this_boot and state.keep:
+    return state if state and state.of_this_boot and state.keep else None
+
+
+async def _usable_state(lab_dir: LabDir, say: Say) -> LabState | None:
+    """What there is to go on from; what cannot be gone on from is cleaned up."""
+    state = _state_to_look_at(lab_dir)
+    if state:
         await _end_strays(lab_dir, state)
         return state
     if lab_dir.exists:
+        read = lab_dir.read()
+        why = "its state file is of no use" if read is None else "its guests are gone"
+        why = "the host was rebooted since" if read and not read.of_this_boot else why
+        say(f"lab {lab_dir.lab}: {why}: what is left of it is cleaned up first")
         await down(lab_dir)
     return None
 
 
 async def _end_strays(lab_dir: LabDir, state: LabState) -> None:
-    """End guests that were launched just before a kill, and not yet written down."""
+    """What was made just before a kill, and not yet written down: guests end, ports go."""
     known = {guest.ident for guest in state.guests.values()}
-    for process in await _processes(lab_dir, state):
-        if process.ident not in known:
-            await process.stop()
+    strays = [each for each in await _processes(lab_dir, state) if each.ident not in known]
+    await together(process.stop() for process in strays)
+    written = {nic.port for guest in state.guests.values() for nic in guest.nics}
+    ports = set(state.wanted.ports) - written
+    if ports and state.rundir:
+        await _free_ports(await switchd.at(Path(state.rundir), start=_keeps(state)), ports)
 
 
 def _macs(state: LabState | None) -> dict[tuple[str, str], str]:
@@ -229,32 +245,57 @@ async def _processes(lab_dir: LabDir, state: LabState | None) -> list[proc.Proce
     return [process for process in map(proc.find, idents) if process]
 
 
+async def _ports_of(processes: Iterable[proc.Process]) -> set[str]:
+    """Ports of valed that these processes are at the other end of."""
+    pids = {process.pid for process in processes}
+    with suppress(ValeError):
+        async with switchd.connected() as daemon:
+            ports = await daemon.ports() if daemon else []
+            return {port.name for port in ports if port.peer_pid in pids}
+    return set()
+
+
 async def _clean_switch(state: LabState) -> None:
-    """Remove what a lab had made in valed: ports that QEMU does not open itself, and switches."""
-    ports = [
-        nic.port
-        for guest in state.guests.values()
-        for nic in guest.nics
-        if ":" in nic.port and nic.backend != Backend.NETMAP
-    ]
+    """Remove what a lab had made in valed, or was about to: ports, and switches' settings."""
+    nics = [nic for guest in state.guests.values() for nic in guest.nics]
+    ports = {nic.port for nic in nics} | set(state.wanted.ports)
+    done = {name: Switch.model_validate(raw) for name, raw in state.switches.items()}
     switches = [
-        name for name, raw in state.switches.items() if raw["provider"] == Provider.USER
+        switch.name
+        for switch in (state.wanted.all_switches() | done).values()
+        if switch.provider is Provider.USER and switch.settings() and not _is_shared(state, switch)
     ]
-    if not state.rundir or not (ports or switches):
-        return
-    daemon = await switchd.at(Path(state.rundir), start=bool(ports))
-    if daemon:
-        try:
-            await _clean(daemon, ports, switches, state)
-        finally:
-            await daemon.close()
+    if state.rundir and (ports or switches):
+        daemon = await switchd.at(Path(state.rundir), start=_keeps(state))
+        await _free_ports(daemon, ports, switches)
 
 
-async def _clean(
-    daemon: Switchd, ports: list[str], switches: list[str], state: LabState
+def _is_shared(state: LabState, switch: Switch) -> bool:
+    """Whether another lab uses a switch, too."""
+    others = [lab_dir.read() for lab_dir in all_labs() if lab_dir.lab != state.lab]
+    return switch.shared and any(
+        other.of_this_boot and switch.name in other.wanted.all_switches()
+        for other in others
+        if other
+    )
+
+
+def _keeps(state: LabState) -> bool:
+    """Whether a valed that does not run would have something of the lab when it runs again."""
+    return (Path(state.rundir) / switchd.KEPT).exists()
+
+
+async def _free_ports(
+    daemon: Switchd | None, ports: set[str], switches: Iterable[str] = ()
 ) -> None:
-    for port in ports:
-        await daemon.free_port(port, Deadline(PORT_SECONDS))
-    for name in switches:
-        if not state.switches[name]["shared"]:
+    """Remove ports, and then let go of switches; native ports go with the process that has them."""
+    if daemon is None:
+        return
+    try:
+        for port in await daemon.ports():
+            if port.name in ports and port.kind != switchd.NATIVE:
+                await daemon.free_port(port.name, Deadline(PORT_SECONDS))
+        for name in switches:
             await daemon.release_switch(name)
+    finally:
+        await daemon.close()

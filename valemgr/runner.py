@@ -209,6 +209,7 @@ class RunningLab:
         await together(self._remove(name) for name in diff.remove)
         for switch in diff.switches:
             await self._set_up_switch(switch)
+        await self._restore(diff)
         stay = dict(self.guests)
         unfinished = [guest for guest in stay.values() if guest.stage != SET_UP]
         self._booting = len(diff.add) + len(unfinished)
@@ -384,8 +385,25 @@ class RunningLab:
             said = {key: each.settings() if each else None for key, each in both.items()}
             await self.switchd.impair(nic.port, said)
 
+    async def _restore(self, diff: Diff) -> None:
+        """What a valed has lost that was told to forget: settings of switches, ports of guests."""
+        if self.switchd is None:
+            return
+        names = {entry["name"] for entry in await self.switchd.switches()}
+        for switch in self._switches.values():
+            if switch.settings() and switch.name not in {*names, *diff.unused}:
+                await self._set_up_switch(switch)
+        known = {port.name for port in await self.switchd.ports()}
+        for guest in self.guests.values():
+            for planned in guest.nics:
+                wire = wire_nic(guest.spec, planned, self.host)
+                if wire.port_add and self._by_us(planned.nic) and planned.nic.port not in known:
+                    await self.switchd.add_port(wire.port_add)
+                    await self._impair(planned.nic)
+                    self._say(f"port {planned.nic.port}: made again")
+
     async def _set_up_switch(self, switch: Switch) -> None:
-        settings = _settings(switch)
+        settings = switch.settings()
         if self.switchd and switch.provider is Provider.USER and settings:
             await self.switchd.set_switch(switch.name, settings)
         self._switches[switch.name] = switch
@@ -393,7 +411,7 @@ class RunningLab:
 
     async def _release_switch(self, name: str) -> None:
         switch = self._switches.pop(name)
-        if self.switchd and _settings(switch) and not switch.shared:
+        if self.switchd and switch.settings() and not switch.shared:
             await self.switchd.release_switch(name)
 
     async def _free_ports(self, nics: Iterable[Nic]) -> None:
@@ -457,12 +475,3 @@ def _listeners(lab: Lab, guest: Guest) -> set[str]:
     cables = {nic.cable.name for nic in guest.nics if nic.cable and not nic.cable.listens}
     ends = ((other.name, nic.cable) for other, nic in lab.nics() if nic.cable)
     return {name for name, cable in ends if cable.name in cables and cable.listens}
-
-
-def _settings(switch: Switch) -> dict[str, Any]:
-    """What switch-set is given; nothing for a switch as it comes."""
-    settings: dict[str, Any] = {"p2p": True} if switch.p2p else {}
-    for key in ("age", "cap", "overflow", "wait_limit"):
-        if getattr(switch, key) is not None:
-            settings[key.replace("_", "-")] = getattr(switch, key)
-    return settings

@@ -23,7 +23,7 @@ from typing import Any
 
 from valemgr import proc, xdg
 from valemgr.deadline import Deadline
-from valemgr.errors import LabError, StoreError, WaitTimeoutError
+from valemgr.errors import LabError, StoreError, UsageError, WaitTimeoutError
 from valemgr.names import check_label
 from valemgr.topology import Guest, Lab
 
@@ -244,7 +244,15 @@ def all_labs() -> list[LabDir]:
     root = xdg.runtime_dir()
     if not root.is_dir():
         return []
-    return [LabDir(path.name) for path in sorted(root.iterdir()) if path.is_dir()]
+    return [LabDir(path.name) for path in sorted(root.iterdir()) if _is_lab(path)]
+
+
+def _is_lab(path: Path) -> bool:
+    """Whether it is a directory of ours: what else somebody puts there must not stop us."""
+    try:
+        return path.is_dir() and bool(check_label("lab", path.name))
+    except UsageError:
+        return False
 
 
 def _guest_state(raw: dict[str, Any]) -> GuestState:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS = 30
 START_SECONDS = 10.0
 PORTS_MAX = 254
+NATIVE = "native"  # the kind of ports that their client opens itself
+KEPT = "state.json"  # in its directory: what a valed that starts has again
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Switchd:
         async def attempt() -> None:
             for port in await self.ports():
                 if port.name == name:
-                    if port.kind != "native":
+                    if port.kind != NATIVE:
                         await self._call("port-del", name=name)
                     raise SwitchError(f"pid {port.peer_pid} still has it")
 

@@ -244,6 +244,12 @@ class Switch(Model):
             raise ValueError(f"switch {self.name}: the kernel's switch has no settings")
         return self
 
+    def settings(self) -> dict[str, bool | int | str]:
+        """What switch-set is given; nothing for a switch as it comes."""
+        said: dict[str, bool | int | str] = {"p2p": True} if self.p2p else {}
+        values = {key: getattr(self, key) for key in ("age", "cap", "overflow", "wait_limit")}
+        return said | {k.replace("_", "-"): v for k, v in values.items() if v is not None}
+
 
 class Link(Model):
     """Two NICs, each as `guest:nic`, alone on a private switch."""
