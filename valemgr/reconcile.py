@@ -6,13 +6,13 @@ only if its wire does; addresses, MTU, neighbours and impairments change in plac
 named in a Diff is not touched.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from valemgr import units
 from valemgr.segments import neighbours
-from valemgr.topology import Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.topology import Backend, Guest, Impair, Impairment, Lab, Nic, Switch
 
 _OF_MACHINE = ("image", "qemu", "cpus", "memory_mib", "spare")
 _OF_WIRE = ("port", "cable", "backend", "model", "queues", "mac")
@@ -66,35 +66,40 @@ class Running:
     slots: Mapping[str, int]
     switches: Mapping[str, Switch]
     dead: frozenset[str] = frozenset()  # guests that were started, and are gone
+    unready: frozenset[str] = frozenset()  # guests that were launched, and no more
+    private: frozenset[str] = frozenset()  # guests whose memory valed cannot map
 
 
 def compare(running: Running, wanted: Lab) -> Diff:
     """The difference; `wanted` is pinned."""
     new = {guest.name: guest for guest in wanted.guests}
+    switches = wanted.all_switches()
+    had = running.switches
+    moved = frozenset(n for n in switches if n in had and had[n].provider != switches[n].provider)
     add = {}
     guests = {}
     for name, guest in new.items():
-        if why := _why_start(running, guest):
+        if why := _why_start(running, guest, moved):
             add[name] = why
-        elif not (diff := compare_guest(running.guests[name], guest)).empty:
+        elif not (diff := compare_guest(running.guests[name], guest, moved)).empty:
             guests[name] = diff
     gone = [name for name in running.guests if name not in new or name in add]
-    gone += [name for name in running.dead if name not in new]
-    switches = wanted.all_switches()
+    gone += running.dead  # their ports are still there
     return Diff(
         remove=tuple(sorted(gone)),
         add=add,
         guests=guests,
-        switches=tuple(s for name, s in switches.items() if running.switches.get(name) != s),
-        unused=tuple(sorted(running.switches.keys() - switches.keys())),
+        switches=tuple(s for name, s in switches.items() if had.get(name) != s),
+        unused=tuple(sorted(had.keys() - switches.keys())),
     )
 
 
-def compare_guest(old: Guest, new: Guest) -> GuestDiff:
-    """What changes in a guest that keeps running."""
+def compare_guest(old: Guest, new: Guest, moved: Set[str] = frozenset()) -> GuestDiff:
+    """What changes in a guest that keeps running; `moved`: switches of another provider now."""
     had = {nic.name: nic for nic in old.nics}
     have = {nic.name: nic for nic in new.nics}
-    rewired = {name for name in had.keys() & have.keys() if _differ(had[name], have[name])}
+    both = had.keys() & have.keys()
+    rewired = {n for n in both if _differ(had[n], have[n]) or have[n].switch in moved}
     stay = [NicChange(had[n], have[n]) for n in have if n in had and n not in rewired]
     return GuestDiff(
         name=new.name,
@@ -142,10 +147,10 @@ def _describe_guest(diff: GuestDiff) -> Iterator[str]:
     moved = {nic.name for nic in diff.plug} & {nic.name for nic in diff.unplug}
     for nic in diff.unplug:
         if nic.name not in moved:
-            yield f"- nic {diff.name}:{nic.name} on {nic.port}"
+            yield f"- nic {diff.name}:{nic.name} on {nic.port or nic.segment}"
     for nic in diff.plug:
         sign, how = ("~", ", plugged anew") if nic.name in moved else ("+", "")
-        yield f"{sign} nic {diff.name}:{nic.name} on {nic.port}{how}"
+        yield f"{sign} nic {diff.name}:{nic.name} on {nic.port or nic.segment}{how}"
     for change in diff.change:
         yield f"~ nic {diff.name}:{change.new.name}: {', '.join(_changes(change))}"
     for nic in diff.impair:
@@ -180,7 +185,7 @@ def _changes(change: NicChange) -> Iterator[str]:
         yield f"MTU {old.mtu} becomes {new.mtu}"
 
 
-def _why_start(running: Running, new: Guest) -> str:
+def _why_start(running: Running, new: Guest, moved: Set[str]) -> str:
     """Why a guest must be started; empty: it need not."""
     if new.name in running.dead:
         return "it was dead"
@@ -190,7 +195,11 @@ def _why_start(running: Running, new: Guest) -> str:
     for what in _OF_MACHINE:
         if getattr(old, what) != getattr(new, what):
             return f"{what} {getattr(old, what)} becomes {getattr(new, what)}"
-    diff = compare_guest(old, new)
+    diff = compare_guest(old, new, moved)
+    if new.name in running.unready and not diff.empty:
+        return "it was not ready, and changes"
+    if new.name in running.private and any(n.backend is Backend.VHOST_USER for n in diff.plug):
+        return "vhost-user needs shared memory"
     slots = running.slots[new.name]
     if (diff.plug or diff.unplug) and not slots:
         return "its NICs change, and it has no slots"

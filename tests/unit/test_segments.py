@@ -148,8 +148,8 @@ def run(*scripts: str, prepare: str = PREPARE) -> tuple[dict[str, Any], dict[str
     assert done.returncode == 0, done.stderr
     _, link, neigh = done.stdout.split("===\n")
     (interface,) = json.loads(link)
-    known = {one["dst"]: one["lladdr"] for one in json.loads(neigh) if one["state"] == ["PERMANENT"]}
-    return interface, known
+    told = [one for one in json.loads(neigh) if one["state"] == ["PERMANENT"]]
+    return interface, {one["dst"]: one["lladdr"] for one in told}
 
 
 def addresses(interface: dict[str, Any]) -> list[str]:
