@@ -15,6 +15,7 @@ from valemgr.layout import lay_out
 from valemgr.layout_mesh import mesh
 from valemgr.layout_plane import Box, Part, Shape, Wire
 from valemgr.picture import drawing_boxes, svg
+from valemgr.state import GuestState, LabDir, LabState
 from valemgr.topology import (
     Guest,
     Impair,
@@ -301,3 +302,25 @@ def test_command(tmp_path, monkeypatch) -> None:
         assert runner.invoke(app, ["graph", ".", "-o", name]).exit_code == 0
         assert (tmp_path / name).read_text().startswith(start)
     assert str(runner.invoke(app, ["graph", "-o", "no/p.svg"]).exception).startswith("no/p.svg:")
+
+
+@pytest.mark.usefixtures("home")
+def test_command_on_a_lab_that_runs() -> None:
+    lab = pair_lab("vale1")
+    guests = {
+        guest.name: GuestState(
+            pid=1, start_time=1, stage="set up", ssh_port=1, host_key="", argv=[], slots=0,
+            nics=[], spec=guest.model_dump(mode="json"), ready_seconds={},
+        )
+        for guest in lab.guests
+    }  # fmt: skip
+    LabDir("vale1").create()
+    LabDir("vale1").write(
+        LabState(
+            "vale1", "now", boot_id="", keep=True, accelerator="tcg", provider="user", rundir="",
+            source="", topology=lab.model_dump(mode="json"), guests=guests,
+        )
+    )  # fmt: skip
+    runner = CliRunner()
+    assert runner.invoke(app, ["graph", "vale1"]).stdout == svg(lab)
+    assert "no lab vale2" in str(runner.invoke(app, ["graph", "vale2"]).exception)
