@@ -92,8 +92,8 @@ def _check_management(sheet: Sheet, wires: Wires) -> None:
     for one in wires:
         for index, face in enumerate(_ipv4(one)):
             if MGMT_HOST in face.network and face.network.prefixlen >= 24:
-                sheet.note((*_address_path(one), index), f"{face} of {one.end} takes SSH's way",
-                           "10.0.2.0/24 is every guest's management network")  # fmt: skip
+                message = f"{face} of {one.end} hides the management network"
+                sheet.note((*_address_path(one), index), message, "10.0.2.0/24 is in every guest")
 
 
 def _address_path(one: Draft) -> tuple[str | int, ...]:

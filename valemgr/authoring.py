@@ -17,7 +17,15 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from valemgr import units
 from valemgr.errors import UsageError
@@ -196,6 +204,14 @@ def _interface(text: str) -> str:
     return str(face)
 
 
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"'{text}' is no regular expression: {exc}") from exc
+    return text
+
+
 def _address_list(value: Any) -> Any:
     if value == "none":
         return []
@@ -231,6 +247,7 @@ _TEXT_OR_NUMBER = ("string", "number")
 TEXT = BeforeValidator(_as_text)
 WHOLE = BeforeValidator(_as_whole)
 Text = Annotated[str, TEXT, _schema(*_TEXT_OR_NUMBER)]
+Regex = Annotated[str, AfterValidator(_regex), TEXT, _schema(*_TEXT_OR_NUMBER, format="regex")]
 Line = Annotated[str, Field(min_length=1), TEXT, _schema(*_TEXT_OR_NUMBER, minLength=1)]
 Truth = Annotated[bool, BeforeValidator(_as_truth)]
 Duration = _schema(*_TEXT_OR_NUMBER, pattern=units.DURATION, examples=["10ms", "5us", "2s"])
@@ -382,7 +399,7 @@ class ConditionEntry(Entry):
 
     exec: Line
     """The command, run by the guest's shell."""
-    expect: Text | None = None
+    expect: Regex | None = None
     """A regular expression that its output must contain."""
     timeout: Seconds | None = None
     """Until it has succeeded (60s)."""
@@ -510,7 +527,7 @@ class TestEntry(Entry):
     """The guest that runs the command."""
     exec: Line | None = None
     """A command that must succeed."""
-    expect: Text | None = None
+    expect: Regex | None = None
     """A regular expression that its output must contain."""
     timeout: Seconds | None = None
     """Until it has succeeded (60s)."""

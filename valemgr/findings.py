@@ -66,7 +66,7 @@ def explain(error: "ErrorDetails") -> tuple[str, str]:
             return f"{shown} is too large", f"at most {context.get('le', context.get('lt'))}"
         case "too_short" | "too_long":
             length = context.get("min_length", context.get("max_length"))
-            return f"{context['actual_length']} stand here", f"exactly {length} are meant"
+            return f"{context['actual_length']} given", f"exactly {length} are meant"
         case "string_too_short":
             return "an empty text", "say something, or leave it out"
         case "string_pattern_mismatch":

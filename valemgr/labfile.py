@@ -33,18 +33,22 @@ _BY_NAME = ("guests", "groups", "switches")
 # Others refer to what is said there: without it, the rest makes no sense.
 _REFERRED = {*_BY_NAME, "name", "port", "switch", "cable", "guest", "nic", "group", "nics", "links",
              "endpoints"}  # fmt: skip
-# What a word stands for that comes from elsewhere.
-_FOREIGN = {
+# Words of other tools, and ours.
+_SYNONYMS = {
+    "nodes": "guests",
+    "node": "guest",
+    "interface": "nic",
+    "interfaces": "nics",
+    "ram": "memory",
+    "kind": "image",
+    "ipv4": "addresses",
+    "ipv6": "addresses",
+    "command": "exec",
+    "cmd": "exec",
+}
+_HINTS = {
     "<<": "merge keys are not in YAML 1.2: use a group",
     "topology": "is this containerlab's? 'valemgr import containerlab FILE' converts it",
-    "nodes": "did you mean 'guests'?",
-    "node": "did you mean 'guest'?",
-    "interface": "did you mean 'nic'?",
-    "interfaces": "did you mean 'nics'?",
-    "ram": "did you mean 'memory'?",
-    "kind": "did you mean 'image'?",
-    "ipv4": "did you mean 'addresses'?",
-    "ipv6": "did you mean 'addresses'?",
 }
 
 
@@ -152,12 +156,15 @@ def _unknown_key(document: Document, data: Any, path: list[str | int]) -> Findin
     """Report a key, and set it right if it is clear which was meant."""
     parent, key = _at(data, path[:-1]), str(path[-1])
     known = _keys_at(path[:-1])
-    meant = closest(key, known)
-    advice = suggest(key, known) if meant else _FOREIGN.get(key) or suggest(key, known)
+    meant = _SYNONYMS.get(key, "")
+    meant = meant if meant in known else closest(key, known)
+    advice = f"did you mean '{meant}'?" if meant else _HINTS.get(key) or suggest(key, known)
+    finding = document.finding(path, f"unknown key '{key}'", advice, key=True)
     value = parent.pop(key)
     if meant and meant not in parent:
         parent[meant] = value
-    return document.finding(path, f"unknown key '{key}'", advice, key=True)
+        document.rename(path, meant)
+    return finding
 
 
 def _leave_out(data: Any, path: list[str | int]) -> bool:

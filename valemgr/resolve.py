@@ -265,7 +265,7 @@ def _check_cables(sheet: Sheet, wires: Wires) -> None:
     for name, drafts in ends.items():
         drafts[0].listens = True
         if len(drafts) != 2:
-            message = f"cable '{name}' has {len(drafts)} of 2 ends"
+            message = f"cable '{name}' has {len(drafts)} end{'s' if len(drafts) > 1 else ''}"
             sheet.note((*drafts[-1].path, "cable"), message, "exactly two NICs name a cable")
 
 

@@ -94,6 +94,15 @@ class Document:
             node = child
         return where
 
+    def rename(self, path: Sequence[str | int], key: str) -> None:
+        """Let a key, the end of a path, be found under another name too."""
+        *outer, old = path
+        node: Node | None = self.root
+        for step in outer:
+            node = _child(node, step) if node else None
+        if node and old in node.keys:
+            node.value[key], node.keys[key] = node.value[old], node.keys[str(old)]
+
     def finding(
         self, path: Sequence[str | int], message: str, suggestion: str = "", key: bool = False
     ) -> Finding:
@@ -189,7 +198,8 @@ class _Reader:
     def _content(self, event: CollectionStartEvent | ScalarEvent, depth: int) -> Node:
         place = _place(event)
         if isinstance(event, ScalarEvent):
-            return Node(place, _resolve(event.value) if event.implicit[0] else event.value)
+            plain = event.implicit[0] and event.tag is None
+            return Node(place, _resolve(event.value) if plain else event.value)
         if isinstance(event, SequenceStartEvent):
             return Node(place, list(self._items(depth + 1)))
         return self._mapping(Node(place, {}), depth + 1)
