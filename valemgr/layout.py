@@ -15,18 +15,16 @@ from itertools import combinations
 
 from valemgr.layout_layers import layered
 from valemgr.layout_mesh import mesh
-from valemgr.layout_plane import GAP, Box, Layout, Part, Point, Shape, Wire, on_grid, straight
+from valemgr.layout_plane import GAP, Layout, Part, Shape, Wire, on_grid, straight
 
 PATH_ROW = 5  # nodes of a chain in one row, at least
-LOOP = 60.0  # of an edge from a box to itself
+LOOP = 30.0  # from a box to the far side of an edge to itself, besides what is written on it
 WIDE = 1.7  # width to height of a good picture
 
 
 def lay_out(shapes: Sequence[Shape], wires: Sequence[Wire]) -> Layout:
     """Place everything; the top left corner is (0, 0)."""
-    done = _shelves([_lay_out_part(part) for part in _parts(shapes, wires)])
-    loops = {i: _loop(done.boxes[w.a]) for i, w in enumerate(wires) if w.a == w.b}
-    return replace(done, routes=done.routes | loops)
+    return _shelves([_with_loops(_lay_out_part(part), wires) for part in _parts(shapes, wires)])
 
 
 def _parts(shapes: Sequence[Shape], wires: Sequence[Wire]) -> list[Part]:
@@ -84,7 +82,15 @@ def _shelves(parts: list[Layout]) -> Layout:
     return whole
 
 
-def _loop(box: Box) -> tuple[Point, ...]:
-    """From a box to itself."""
-    x, y, h = box.right, box.y, box.height / 4
-    return ((x, y - h), (x + LOOP, y - h), (x + LOOP, y + h), (x, y + h))
+def _with_loops(done: Layout, wires: Sequence[Wire]) -> Layout:
+    """With edges from a box to itself: at its right side, below each other."""
+    routes = dict(done.routes)
+    for node, box in done.boxes.items():
+        loops = [i for i, wire in enumerate(wires) if wire.a == wire.b == node]
+        for order, i in enumerate(loops):
+            high, low = (
+                box.top + box.height * (order + share) / len(loops) for share in (0.25, 0.75)
+            )
+            far = box.right + LOOP + wires[i].level
+            routes[i] = ((box.right, high), (far, high), (far, low), (box.right, low))
+    return replace(done, routes=routes)

@@ -115,9 +115,11 @@ class Layout:
     @property
     def size(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom."""
-        boxes = self.boxes.values()
-        return (min(box.left for box in boxes), min(box.top for box in boxes),
-                max(box.right for box in boxes), max(box.bottom for box in boxes))  # fmt: skip
+        points = [point for route in self.routes.values() for point in route]
+        points += [(box.left, box.top) for box in self.boxes.values()]
+        points += [(box.right, box.bottom) for box in self.boxes.values()]
+        xs, ys = zip(*points, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 
 A guest's box lists its NICs. What is on a line: at a guest's end the NIC's name, where the guest
 has several; in the middle impairments. Labels slide along their line until they are free; if one
-finds no place, lines are made longer.
+finds no place, lines are made longer. A NIC's name that finds none even then is left out.
 """
 
 import math
@@ -113,15 +113,15 @@ def drawing_boxes(lab: Lab) -> tuple[list[Box], list[Box]]:
 
 
 def _drawing(shown: Graph) -> tuple[Layout, list[Label]]:
-    """The layout with the shortest lines on which all labels have a place."""
+    """The layout with the shortest lines on which all labels have a place, or the longest."""
     shapes = [_shape(shown, node) for node in shown.nodes]
-    layout, labels = Layout({}, {}), list[Label]()
+    layout, labels, homeless = Layout({}, {}), list[Label](), list[Label]()
     for stretch in STRETCHES if shapes else ():
         layout = lay_out(shapes, [_wire(shown, edge, stretch) for edge in shown.edges])
-        labels, fits = _place_labels(shown, layout)
-        if fits:
+        labels, homeless = _place_labels(shown, layout)
+        if not homeless:
             break
-    return layout, labels
+    return layout, labels + [label for label in homeless if label.colour == WARNING]
 
 
 def _shape(shown: Graph, node: str) -> Shape:
@@ -179,11 +179,11 @@ def _advance(char: str) -> float:
 # Labels.
 
 
-def _place_labels(shown: Graph, layout: Layout) -> tuple[list[Label], bool]:
-    """Labels on their lines; and whether none covers anything."""
+def _place_labels(shown: Graph, layout: Layout) -> tuple[list[Label], list[Label]]:
+    """Labels on their lines, and those that would cover something wherever they are."""
     taken = list(layout.boxes.values())
     labels: list[Label] = []
-    fits = True
+    homeless: list[Label] = []
     written = [_written(shown, edge) for edge in shown.edges]
     for where, colour in ((0.5, WARNING), (0.0, INK), (1.0, INK)):
         for index, lines in enumerate(texts[round(where * 2)] for texts in written):
@@ -191,11 +191,12 @@ def _place_labels(shown: Graph, layout: Layout) -> tuple[list[Label], bool]:
                 continue
             spots = list(_spots(layout.routes[index], where, _text_size(lines)))
             free = (s for s in spots if not any(s.overlaps(other, 1.0) for other in taken))
-            box = next(free, None)
-            fits = fits and box is not None
-            labels.append(Label(box or spots[0], tuple(lines), colour))
-            taken.append(labels[-1].box)
-    return labels, fits
+            if box := next(free, None):
+                labels.append(Label(box, tuple(lines), colour))
+                taken.append(box)
+            else:
+                homeless.append(Label(spots[0], tuple(lines), colour))
+    return labels, homeless
 
 
 def _spots(route: Sequence[Point], where: float, size: tuple[float, float]) -> Iterator[Box]:
