@@ -8,7 +8,7 @@
             ── tests
 
 All is optional here that has a default or comes from elsewhere in the file; resolve.py says what it
-comes to. The JSON Schema is made of these models, so each description is what an editor shows.
+comes to. The JSON Schema is made of these models; the text below a field is what an editor shows.
 Short forms (a text where a mapping is meant) become the long form before a model sees them.
 """
 
@@ -53,7 +53,6 @@ class Entry(BaseModel):
         frozen=True,
         extra="forbid",
         alias_generator=kebab,
-        use_attribute_docstrings=True,
     )
 
 
