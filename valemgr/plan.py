@@ -30,6 +30,8 @@ MGMT_ADDRESS = "10.0.2.15/24"
 FW_CFG_NAME = "opt/org.vale/guest"
 # Under TCG a plain CPU boots and copies faster than `max`, whose vector code is emulated.
 TCG_CPU = "Nehalem"
+MACHINE = "q35"
+MACHINE_SHARED = "q35,memory-backend=mem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class GuestPlan:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether valed can map its memory, as vhost-user needs."""
+        return MACHINE_SHARED in self.argv
 
 
 def pin(lab: Lab, known: Mapping[tuple[str, str], str] | None = None) -> Lab:
@@ -194,7 +201,7 @@ def _machine_args(
         str(host.emulators[guest.qemu].path),
         *("-name", f"{lab.name}/{guest.name}"),
         *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
-        *("-machine", "q35,memory-backend=mem" if shares_memory else "q35"),
+        *("-machine", MACHINE_SHARED if shares_memory else MACHINE),
         *(("-object", shared) if shares_memory else ()),
         *("-accel", host.accelerator),
         *("-cpu", "host" if host.accelerator == "kvm" else TCG_CPU),

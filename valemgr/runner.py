@@ -29,8 +29,8 @@ from valemgr.plan import Host, PlannedNic, guest_files, plan_guest, plan_nic, wi
 from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
 from valemgr.state import SET_UP, GuestState, LabDir, LabState
 from valemgr.switchd import Switchd
-from valemgr.tasks import together, unless
-from valemgr.topology import Guest, Impair, Lab, Nic, Provider, Switch
+from valemgr.tasks import together, uninterrupted, unless
+from valemgr.topology import Guest, Impair, Lab, Nic, Provider, Switch, listeners
 from valemgr.wiring import Place
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ class RunningLab:
             slots={name: guest.plan.slots for name, guest in self.guests.items()},
             switches=self._switches,
             dead=frozenset(self._dead),
+            unready=frozenset(n for n, guest in self.guests.items() if guest.stage != SET_UP),
+            private=frozenset(n for n, g in self.guests.items() if not g.plan.shares_memory),
         )
 
     @property
@@ -194,7 +196,10 @@ class RunningLab:
     async def drop_unready(self) -> None:
         """End guests that were launched and did not get ready."""
         for name in [n for n, guest in self.guests.items() if guest.stage != SET_UP]:
-            await self._remove(name)
+            try:
+                await self._remove(name)
+            except ValeError as exc:  # what led here is the one to tell
+                log.warning("guest %s: %s", name, exc)
 
     async def disconnect(self) -> None:
         """Let go of everything that keeps running."""
@@ -212,12 +217,12 @@ class RunningLab:
         await self._restore(diff)
         stay = dict(self.guests)
         unfinished = [guest for guest in stay.values() if guest.stage != SET_UP]
-        self._booting = len(diff.add) + len(unfinished)
-        self._settle(0)
         for name, guest in stay.items():
-            if guest not in unfinished and name in self._ready:
+            if guest not in unfinished:
                 self._launched[name].set()
                 self._ready[name].set()
+        self._booting = len(diff.add) + len(unfinished)
+        self._settle(0)
         new = [guest for guest in self.lab.guests if guest.name in diff.add]
         await together(
             [
@@ -226,7 +231,9 @@ class RunningLab:
                 *(self._change(each) for each in diff.guests.values()),
             ]
         )
-        await self._tell_neighbours(before, stay)
+        for guest in stay.values():
+            self._take_spec(guest)
+        await self._tell_neighbours(before, stay, diff)
         for unused in diff.unused:
             await self._release_switch(unused)
         self._write()
@@ -236,7 +243,7 @@ class RunningLab:
         """One guest that comes: when those before it are ready, and the machine has room."""
         for other in guest.after:
             await self._ready[other].wait()
-        for other in _listeners(self.lab, guest):
+        for other in listeners(self.lab.guests, guest):
             await self._launched[other].wait()
         async with self._boots:
             plan = plan_guest(self.lab, guest, self.host)
@@ -274,11 +281,14 @@ class RunningLab:
 
     async def _conditions(self, guest: RunningGuest) -> None:
         """What the topology calls ready; it may need others, so they come first."""
+        if not guest.spec.ready:
+            self._ready[guest.name].set()
+            self._settle(-1)
+            return
         self._settle(-1)
-        if guest.spec.ready:
-            await self._quiet.wait()
-            self._say(f"guest {guest.name}: waiting for {len(guest.spec.ready)} conditions")
-            await guest.wait_conditions()
+        await self._quiet.wait()
+        self._say(f"guest {guest.name}: waiting for {len(guest.spec.ready)} conditions")
+        await guest.wait_conditions()
         self._ready[guest.name].set()
 
     def _settle(self, change: int) -> None:
@@ -293,7 +303,11 @@ class RunningLab:
             self._quiet.set()
 
     def _blocked(self, name: str) -> bool:
-        return any(not self._ready[other].is_set() for other in _named(self.lab, name).after)
+        guest = _named(self.lab, name)
+        return any(not self._ready[other].is_set() for other in guest.after) or any(
+            not self._launched[other].is_set() and self._blocked(other)
+            for other in listeners(self.lab.guests, guest)
+        )
 
     async def _remove(self, name: str) -> None:
         guest, entry = self.guests.pop(name, None), self._dead.pop(name, None)
@@ -325,20 +339,33 @@ class RunningLab:
         slot = min(set(range(guest.plan.slots)) - {planned.slot for planned in guest.nics})
         planned = plan_nic(self.lab, guest.spec, nic, slot, self.host)
         wire = wire_nic(guest.spec, planned, self.host)
-        deadline = Deadline(STEP_SECONDS)
-        if wire.port_add and self.switchd:
-            await self.switchd.add_port(wire.port_add)
-        if wire.probe:
-            await hotplug.probe(wire.probe)
-        async with guest.qmp(deadline) as qmp:
-            await hotplug.plug(guest.name, qmp, wire)
+        try:
+            if wire.port_add and self.switchd:
+                await self.switchd.add_port(wire.port_add)
+            if wire.probe:
+                await hotplug.probe(wire.probe)
+            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
+                await hotplug.plug(guest.name, qmp, wire)
+            await self._impair(nic)
+            known = segments.neighbours(self.lab, guest.name, nic)
+            await self._tell(guest, segments.set_up_nic(nic, known).splitlines())
+        except BaseException:
+            await uninterrupted(self._take_back(guest, planned))
+            raise
+        # Only now: what is killed before is plugged anew by the next apply.
         guest.nics.append(planned)
         guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
         self._write()
-        await self._impair(nic)
-        known = segments.neighbours(self.lab, guest.name, nic)
-        await self._tell(guest, segments.set_up_nic(nic, known).splitlines())
         self._say(f"nic {guest.name}:{nic.name}: plugged; {self._wiring_words(guest, planned)}")
+
+    async def _take_back(self, guest: RunningGuest, planned: PlannedNic) -> None:
+        """Unplug a NIC that could not be set up; that it could not is the error to tell."""
+        try:
+            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
+                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, planned, self.host))
+            await self._free_ports([planned.nic])
+        except (ValeError, OSError) as exc:
+            log.warning("guest %s: NIC %s stays: %s", guest.name, planned.nic.name, exc)
 
     async def _change(self, diff: GuestDiff) -> None:
         """What changes in a guest that stays."""
@@ -349,18 +376,23 @@ class RunningLab:
             await self._tell(guest, segments.change_nic(change.old, change.new, {}, {}))
         for nic in diff.impair:
             await self._impair(nic)
-        guest.spec = _named(self.lab, guest.name)
-        by_name = {nic.name: nic for nic in guest.spec.nics}
-        guest.nics = [replace(planned, nic=by_name[planned.nic.name]) for planned in guest.nics]
+        self._take_spec(guest)
         self._write()
 
-    async def _tell_neighbours(self, before: Lab, stay: dict[str, RunningGuest]) -> None:
-        """Those who stay learn who came, went or changed."""
-        had = {guest.name: guest for guest in before.guests}
+    def _take_spec(self, guest: RunningGuest) -> None:
+        """All of what is wanted of a guest has been done: its NICs are as there, in that order."""
+        guest.spec = _named(self.lab, guest.name)
+        plugged = {planned.nic.name: planned for planned in guest.nics}
+        guest.nics = [replace(plugged[nic.name], nic=nic) for nic in guest.spec.nics]
+
+    async def _tell_neighbours(
+        self, before: Lab, stay: dict[str, RunningGuest], diff: Diff
+    ) -> None:
+        """Those who stay learn who came, went or changed; a NIC that was plugged knows it."""
         kept = {}
         for name, guest in stay.items():
-            names = {nic.name for nic in had[name].nics}
-            kept[name] = _with_nics(guest.spec, [n for n in guest.spec.nics if n.name in names])
+            new = {nic.name for nic in diff.guests[name].plug} if name in diff.guests else set()
+            kept[name] = _with_nics(guest.spec, [n for n in guest.spec.nics if n.name not in new])
         await together(
             self._tell(stay[name], segments.change_neighbours(nic.name, known, should))
             for name, nic, known, should in neighbour_changes(before, self.lab, kept)
@@ -468,10 +500,3 @@ def _named(lab: Lab, name: str) -> Guest:
 
 def _with_nics(guest: Guest, nics: list[Nic]) -> Guest:
     return guest.model_copy(update={"nics": tuple(nics)})
-
-
-def _listeners(lab: Lab, guest: Guest) -> set[str]:
-    """Guests that must listen on a cable before this one connects to it."""
-    cables = {nic.cable.name for nic in guest.nics if nic.cable and not nic.cable.listens}
-    ends = ((other.name, nic.cable) for other, nic in lab.nics() if nic.cable)
-    return {name for name, cable in ends if cable.name in cables and cable.listens}

@@ -25,7 +25,7 @@ from valemgr import proc, xdg
 from valemgr.deadline import Deadline
 from valemgr.errors import LabError, StoreError, UsageError, WaitTimeoutError
 from valemgr.names import check_label
-from valemgr.topology import Guest, Lab
+from valemgr.topology import Guest, Lab, Switch
 
 SCHEMA = 2
 LOCK_SECONDS = 10.0
@@ -95,6 +95,12 @@ class LabState:
     def wanted(self) -> Lab:
         return Lab.model_validate(self.topology)
 
+    def check(self) -> None:
+        """ValueError if another valemgr wrote it, whose models are not ours."""
+        _ = self.wanted, [guest.model for guest in self.guests.values()]
+        for raw in self.switches.values():
+            Switch.model_validate(raw)
+
     @property
     def alive(self) -> bool:
         """Whether any of its guests runs."""
@@ -148,7 +154,9 @@ class LabDir:
             if raw.get("schema") != SCHEMA:
                 return None
             guests = {name: _guest_state(guest) for name, guest in raw.pop("guests").items()}
-            return LabState(**raw, guests=guests)
+            state = LabState(**raw, guests=guests)
+            state.check()
+            return state
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from valemgr.errors import (
 from valemgr.lifecycle import clear_place, down
 from valemgr.state import READY, GuestState, LabDir, LabState
 from valemgr.tasks import run_interruptibly
-from valemgr.topology import Guest
+from valemgr.topology import Guest, Lab
 
 pytestmark = pytest.mark.unit
 
@@ -137,10 +138,10 @@ def state(lab: str, process: proc.Process | None = None, **changed: object) -> L
             host_key="ssh-ed25519 K", argv=[], slots=0, nics=[],
             spec=Guest(name="a").model_dump(mode="json"), ready_seconds={},
         )
-    values: dict[str, object] = {"keep": True, "boot_id": proc.boot_id()} | changed
+    values: dict[str, Any] = {"keep": True, "boot_id": proc.boot_id()} | changed
     return LabState(
-        lab, "now", accelerator="tcg", provider="user", rundir="", source="", topology={},
-        guests=guests, **values,
+        lab, "now", accelerator="tcg", provider="user", rundir="", source="",
+        topology=Lab(name=lab).model_dump(mode="json"), guests=guests, **values,
     )
 
 

@@ -2,6 +2,7 @@
 """Topology to plan: golden argv and identities, and what is refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def spare_lab() -> Lab:
         ("spare", spare_lab(), host()),
     ],
 )
-def test_golden(golden, name: str, lab: Lab, where: Host) -> None:
+def test_golden(golden: Callable[[str, str], None], name: str, lab: Lab, where: Host) -> None:
     golden(f"plan-{name}.txt", as_text(lab, where))
 
 
@@ -154,6 +155,7 @@ def test_memory_is_shared_where_valed_must_see_it(
     memory = "memory-backend-memfd,id=mem,size=192M,share=on"
     assert (memory in guest.argv) is shared
     assert ("q35,memory-backend=mem" in guest.argv) is shared
+    assert guest.shares_memory is shared
 
 
 def test_a_guest_of_a_later_plug_is_planned_as_one_of_the_start() -> None:
