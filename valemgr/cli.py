@@ -19,6 +19,7 @@ from valemgr.cli_common import (
     FormatOption,
     note,
     one_of,
+    open_closed_streams,
     progress,
     run,
 )
@@ -272,6 +273,7 @@ def parse_rate(text: str) -> int | None:
 def main() -> None:
     """Entry point: every error that is expected becomes one line and an exit code."""
     logging.raiseExceptions = False
+    open_closed_streams()
     try:
         code = app(prog_name="valemgr", standalone_mode=False)
     except typer.TyperException as exc:

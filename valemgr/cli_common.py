@@ -2,10 +2,12 @@
 """What all files of commands share: exit codes, options, how people are told things."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -70,3 +72,10 @@ def one_of(option: str, kind: type[E], text: str) -> E:
 def note(first: str, *more: str) -> None:
     """For people, on stderr: one line, and perhaps details below it."""
     sys.stderr.write(f"valemgr: {first}\n" + "".join(f"    {line}\n" for line in more))
+
+
+def open_closed_streams() -> None:
+    """Where stdin, stdout or stderr is closed, Python has None: have /dev/null instead."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (for good)
