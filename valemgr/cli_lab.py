@@ -219,11 +219,13 @@ def _after(name: str, test: bool, context: typer.Context, form: Format) -> None:
     from valemgr import labs
 
     rows: list[dict[str, Any]] = []
-    if form is Format.TABLE:
-        note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
-    else:
+    if form is not Format.TABLE:
         rows = [asdict(guest) for guest in run(labs.status(name))]
-    _finish(name, test, context, form, ("guests", STATUS_COLUMNS, rows))
+    try:
+        _finish(name, test, context, form, ("guests", STATUS_COLUMNS, rows))
+    finally:
+        if form is Format.TABLE:
+            note(f"next: valemgr status | valemgr ssh GUEST --lab {name} | valemgr down {name}")
 
 
 def _finish(

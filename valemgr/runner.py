@@ -287,7 +287,7 @@ class RunningLab:
             return
         self._settle(-1)
         await self._quiet.wait()
-        self._say(f"guest {guest.name}: waiting for {len(guest.spec.ready)} conditions")
+        self._say(f"guest {guest.name}: waiting for its conditions ({len(guest.spec.ready)})")
         await guest.wait_conditions()
         self._ready[guest.name].set()
 
