@@ -31,20 +31,24 @@ class FoundGuest:
 
     @property
     def ssh(self) -> SshTarget:
+        """Where its sshd is; QEMU chooses the port when it starts."""
+        if not self.entry.ssh_port:
+            lab = self.lab_dir.lab
+            raise LabError(f"guest {self.name} is just being started: 'valemgr wait {lab}'")
         key_file = self.lab_dir.key_file
         return SshTarget(self.name, self.entry.ssh_port, self.entry.host_key, key_file)
 
     def openssh(self) -> str:
-        """The line by which OpenSSH, scp -S, rsync -e and the like reach it."""
-        known = self.file("known_hosts")
-        self.lab_dir.write_file(known, f"[127.0.0.1]:{self.entry.ssh_port} {self.entry.host_key}\n")
+        """The line by which OpenSSH reaches it."""
+        to, known = self.ssh, self.file("known_hosts")
+        self.lab_dir.write_file(known, f"[127.0.0.1]:{to.port} {to.host_key}\n")
         options = {
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": known,
-            "HostKeyAlgorithms": self.entry.host_key.split()[0],
+            "HostKeyAlgorithms": to.host_key.split()[0],
         }
-        words = ["ssh", "-F", "none", "-i", self.lab_dir.key_file, "-p", self.entry.ssh_port]
+        words = ["ssh", "-F", "none", "-i", to.key_file, "-p", to.port]
         words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         return shlex.join(map(str, [*words, "root@127.0.0.1"]))
 

@@ -15,7 +15,6 @@ from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LabError, UsageError, ValeError
 from valemgr.guest import RunningGuest, plan_of
 from valemgr.reconcile import describe_impair
-from valemgr.ssh import SshTarget
 from valemgr.state import SET_UP, GuestState, LabDir, LabState, all_labs
 from valemgr.switchd import Switchd
 from valemgr.tasks import together
@@ -176,25 +175,6 @@ def _state_of(lab_dir: LabDir) -> LabState:
     if state is None:
         raise LabError(f"no lab {lab_dir.lab}: 'valemgr status' shows what runs")
     return state
-
-
-def ssh_target(guest: str, lab: str | None) -> SshTarget:
-    """How to reach a guest that runs; its lab is needed only if several have one of that name."""
-    found = []
-    for lab_dir in [LabDir(lab)] if lab else all_labs():
-        state = lab_dir.read()
-        if state and guest in state.guests:
-            found.append((lab_dir, state, state.guests[guest]))
-    if not found:
-        where = f"in lab {lab}" if lab else "in any lab"
-        raise LabError(f"no guest {guest} {where}: 'valemgr status' shows what runs")
-    if len(found) > 1:
-        labs = ", ".join(lab_dir.lab for lab_dir, _, _ in found)
-        raise UsageError(f"guest {guest} is in several labs ({labs}): add --lab")
-    lab_dir, state, entry = found[0]
-    if not (state.of_this_boot and proc.is_alive(entry.ident)):
-        raise LabError(f"guest {guest} of lab {lab_dir.lab} is dead: 'valemgr down {lab_dir.lab}'")
-    return SshTarget(guest, entry.ssh_port, entry.host_key, lab_dir.key_file)
 
 
 def labs_to_end(lab: str | None, everything: bool) -> list[LabDir]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from valemgr import labs, proc, xdg
+from valemgr import guests, labs, proc, xdg
 from valemgr.accel import AccelChoice, choose, kvm_obstacle
 from valemgr.deadline import Deadline
 from valemgr.errors import (
@@ -232,15 +232,19 @@ class TestLabDir:
             LabDir(name).create()
             LabDir(name).write(state(name, process))
         with pytest.raises(UsageError, match=r"several labs \(vale1, vale2\)"):
-            labs.ssh_target("a", None)
-        assert labs.ssh_target("a", "vale2").key_file.parent.name == "vale2"
+            guests.find_alive("a")
+        assert guests.find_alive("a", "vale2").lab_dir.lab == "vale2"
         with pytest.raises(LabError, match="no guest z"):
-            labs.ssh_target("z", None)
+            guests.find_alive("z")
+        with pytest.raises(UsageError, match="name the lab once"):
+            guests.find_alive("vale1/a", "vale2")
+        assert guests.find_alive("vale1/a").ssh.key_file.parent.name == "vale1"
         with pytest.raises(UsageError, match="which lab"):
             labs.labs_to_end(None, everything=False)
         await process.stop()
         with pytest.raises(LabError, match="dead"):
-            labs.ssh_target("a", "vale1")
+            guests.find_alive("a", "vale1")
+        assert guests.find("a", "vale1").file("console.log").name == "a.console.log"
 
     def test_somebody_elses_directory_is_refused(self, home: Path) -> None:
         elsewhere = home / "elsewhere"
