@@ -26,13 +26,15 @@ from valemgr.authoring import MEMORY_MAX, WHOLE, Address, Mac, Text
 from valemgr.errors import TopologyError
 from valemgr.findings import Finding, explain, suggest
 from valemgr.labdump import dump
+from valemgr.names import HALF_MAX
 from valemgr.topology import MGMT
 from valemgr.units import NUMBER
 from valemgr.yamlfile import Document, KeyPath
 
 BRIDGES = ("bridge", "ovs-bridge")
 ELSEWHERE = ("host", "mgmt-net", "macvlan", "dummy", "vxlan", "vxlan-stitch")
-MEMORY_LEAST = 128  # MiB: a guest has a kernel of its own
+FRR, FRR_CONF = "micro-frr", "/etc/frr/frr.conf"
+MEMORY_LEAST = {"micro": 128, FRR: 192}  # MiB: a guest has a kernel of its own
 NAME_MAX, NIC_MAX, SWITCH_MAX = 32, 15, 11
 
 
@@ -48,6 +50,10 @@ def _end(value: Any) -> Any:
     if not (node and colon and interface):
         raise ValueError(f"'{value}' is not an endpoint: write it as node:interface")
     return {"node": node, "interface": interface}
+
+
+# An empty text is an end without an address.
+Given = Annotated[Address | None, BeforeValidator(lambda value: None if value == "" else value)]
 
 
 class Foreign(BaseModel):
@@ -101,8 +107,8 @@ class End(Foreign):
     node: Text
     interface: Text
     mac: Mac | None = None
-    ipv4: Address | None = None
-    ipv6: Address | None = None
+    ipv4: Given = None
+    ipv6: Given = None
 
 
 AnEnd = Annotated[End, BeforeValidator(_end)]
@@ -115,8 +121,8 @@ class Link(Foreign):
     type: Text = "veth"
     endpoints: tuple[AnEnd, ...] = ()
     mtu: Annotated[int, WHOLE] | None = None
-    ipv4: tuple[Address, ...] = ()
-    ipv6: tuple[Address, ...] = ()
+    ipv4: tuple[Given, ...] = ()
+    ipv6: tuple[Given, ...] = ()
 
 
 class Topology(Foreign):
@@ -149,6 +155,7 @@ class Conversion:
     nics: dict[str, dict[str, str]] = field(default_factory=dict)  # by node and interface
     guests: dict[str, dict[str, Any]] = field(default_factory=dict)
     links: list[dict[str, Any]] = field(default_factory=list)
+    ports: list[str] = field(default_factory=list)  # that were named because names were too long
 
     def remark(self, path: KeyPath, message: str, suggestion: str = "") -> None:
         """Something has no counterpart."""
@@ -157,7 +164,7 @@ class Conversion:
 
 def convert(text: str, file: str, folder: Path, target: Path) -> tuple[str, list[Finding]]:
     """Our file's text, and what could not be converted. `target`: the folder that it will be in."""
-    document = yamlfile.parse(text, file, merge=True)
+    document = _parsed(text, file)
     source = _read(document)
     work = Conversion(document, source.topology, folder, target)
     for key in sorted(source.model_extra or {}):
@@ -171,6 +178,17 @@ def convert(text: str, file: str, folder: Path, target: Path) -> tuple[str, list
     for index, link in enumerate(source.topology.links):
         _link(work, index, link)
     return _written(work, source.name, file), sorted(work.remarks)
+
+
+def _parsed(text: str, file: str) -> Document:
+    try:
+        return yamlfile.parse(text, file, merge=True)
+    except TopologyError:
+        if "{{" not in text:
+            raise
+        line = text[: text.index("{{")].count("\n") + 1
+        advice = "convert what containerlab makes of it"
+        raise TopologyError([Finding(file, line, 1, "this is a template", advice)]) from None
 
 
 def _read(document: Document) -> File:
@@ -283,12 +301,13 @@ def _guest(work: Conversion, name: str) -> dict[str, Any]:
     said: dict[str, Any] = {"image": _image(work, name)}
     if (cpu := _latest(work, name, "cpu")) is not None:
         said["cpus"] = min(max(math.ceil(cpu), 1), 64)
-    if memory := _latest(work, name, "memory"):
-        said["memory"] = _memory(work, path, memory)
+    said["memory"] = _memory(work, path, _latest(work, name, "memory"), said["image"])
     layers = _layers(work, name)
     said["after"] = list(dict.fromkeys(_waits(work, layers)))
     said["files"] = [file for place, node in layers for file in _files(work, place, node)]
-    said["startup"] = [line for _, node in layers for line in node.exec]
+    # What the container's own entry point does.
+    starts = said["image"] == FRR and any(file["to"] == FRR_CONF for file in said["files"])
+    said["startup"] = ["frr start"] * starts + [line for _, node in layers for line in node.exec]
     said["ready"] = [line for _, node in layers for line in node.healthcheck.lines()]
     left = sorted({key for _, node in layers for key in node.model_extra or {}})
     if left:
@@ -299,23 +318,26 @@ def _guest(work: Conversion, name: str) -> dict[str, Any]:
 def _image(work: Conversion, name: str) -> str:
     kind, image = _latest(work, name, "kind") or "linux", _latest(work, name, "image") or ""
     if "frr" in image.lower():
-        return "micro-frr"
+        return FRR
     what = f"image {image}" if kind == "linux" and image else f"kind {kind}"
     if kind != "linux" or image:
         work.remark(("topology", "nodes", name), f"node {name}: {what}", "micro stands in for it")
     return "micro"
 
 
-def _memory(work: Conversion, path: KeyPath, text: str) -> str:
-    """Theirs in powers of 1024, whatever the unit is called."""
+def _memory(work: Conversion, path: KeyPath, text: str | None, image: str) -> str:
+    """Theirs in powers of 1024, whatever the unit is called; never less than the image needs."""
+    least = MEMORY_LEAST[image]
+    if text is None:
+        return f"{least}M" if image == FRR else ""
     match = re.fullmatch(rf"({NUMBER})\s*([kmgt]?)i?b?", text.strip().lower())
     mib = float(match[1]) * 1024 ** ("bkmgt".index(match[3] or "b") - 2) if match else math.inf
     if mib > MEMORY_MAX:
         work.remark((*path, "memory"), f"memory {text} is left out")
-        return ""
-    if mib < MEMORY_LEAST:
-        work.remark((*path, "memory"), f"memory {text} is {MEMORY_LEAST}M", "it holds a kernel too")
-    return f"{max(math.ceil(mib), MEMORY_LEAST)}M"
+        return f"{least}M"
+    if mib < least:
+        work.remark((*path, "memory"), f"memory {text} is {least}M", "it holds a kernel too")
+    return f"{max(math.ceil(mib), least)}M"
 
 
 def _waits(work: Conversion, layers: list[tuple[KeyPath, Node]]) -> Iterator[str]:
@@ -364,11 +386,21 @@ def _attach(work: Conversion, index: int, link: Link, bridge: End) -> None:
     """A NIC on a switch."""
     side = 1 - link.endpoints.index(bridge)
     end = link.endpoints[side]
-    nic: dict[str, Any] = {"name": _nic_name(work, end), "switch": work.names[bridge.node]}
+    name = _nic_name(work, end)
+    nic: dict[str, Any] = {"name": name, **_port(work, work.names[end.node], name, bridge)}
     nic |= {"mac": end.mac} if end.mac else {}
     nic |= _mtu(work, index, link.mtu)
     nic["addresses"] = _addresses(link, side) or "none"
     work.guests[work.names[end.node]].setdefault("nics", []).append(nic)
+
+
+def _port(work: Conversion, guest: str, nic: str, bridge: End) -> dict[str, str]:
+    """The switch; where a port named after the guest and the NIC would be too long, a port."""
+    switch, ports = work.names[bridge.node], work.ports
+    if len(guest) + 1 + len(nic) <= HALF_MAX:
+        return {"switch": switch}
+    ports.append(_unique(guest.replace("-", "_")[:HALF_MAX], ports, HALF_MAX))
+    return {"port": f"{switch}:{ports[-1]}"}
 
 
 def _joined(work: Conversion, index: int, link: Link) -> dict[str, Any]:

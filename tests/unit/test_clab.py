@@ -62,7 +62,7 @@ def test_links_have_no_addresses_but_those_given() -> None:
         "    - endpoints: ['a:eth1', 'b:eth1']\n"
         "    - endpoints: ['a:eth2', 'b:eth2']\n"
         "      ipv4: [10.0.0.1/30, 10.0.0.2/30]\n"
-        "      ipv6: ['fd00::1/64', 'fd00::2/64']\n"
+        "      ipv6: ['fd00::1/64', '']\n"
         "    - type: veth\n"
         "      mtu: 1400\n"
         "      endpoints:\n"
@@ -75,7 +75,7 @@ def test_links_have_no_addresses_but_those_given() -> None:
         ("10.0.0.1/30", "fd00::1/64"),
         ("10.1.0.1/31",),
     ]
-    assert [nic.addresses for nic in b.nics] == [(), ("10.0.0.2/30", "fd00::2/64"), ()]
+    assert [nic.addresses for nic in b.nics] == [(), ("10.0.0.2/30",), ()]
     assert [nic.mtu for nic in a.nics] == [1500, 1500, 1400]
     assert a.nics[2].mac == "aa:c1:ab:00:00:01"
 
@@ -88,6 +88,15 @@ def test_bridges_are_switches() -> None:
     )
     assert [nic.port for _, nic in made.nics()] == ["valebr_1:a", "valebr_12:a", "valebr_1:b"]
     assert not made.links
+
+
+def test_long_names_on_bridges_get_ports_that_fit() -> None:
+    made = lab(
+        HEAD + "  nodes: {a-rather-long-name: , br: {kind: bridge}}\n  links:\n"
+        "    - endpoints: ['a-rather-long-name:eth1', 'br:x']\n"
+        "    - endpoints: ['a-rather-long-name:eth2', 'br:y']\n"
+    )
+    assert made.ports == ("valebr:a_rather_long_n", "valebr:a_rather_long_2")
 
 
 def test_files_that_are_here_come_along(tmp_path: Path) -> None:
@@ -105,6 +114,17 @@ def test_files_that_are_here_come_along(tmp_path: Path) -> None:
         "6:56: bind none:/y is left out: no file here",
         "6:67: bind frr.conf is left out: no file here",
     ]
+
+
+def test_frr_is_started_with_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "frr.conf").write_text("")
+    text = HEAD + (
+        "  nodes:\n    a:\n      image: frrouting/frr\n      exec: [ip route]\n"
+        "      binds: ['frr.conf:/etc/frr/frr.conf']\n    b: {image: frrouting/frr}\n"
+    )
+    a, b = parse_lab(convert(text, tmp_path)[0], "converted", tmp_path).guests
+    assert a.startup == ("frr start", "ip route")
+    assert (b.startup, b.memory_mib) == ((), 192)
 
 
 def test_health_and_stages() -> None:
@@ -189,6 +209,10 @@ def test_what_has_no_counterpart_is_named(text: str, said: str) -> None:
             HEAD + "  nodes: {a: , b: }\n"
             "  links: [{endpoints: ['a:x', {node: b, interface: y, mac: 1}]}]\n",
             ["4:60: '1' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01"],
+        ),
+        (
+            HEAD + "  nodes:\n{{ range $n }}\n    a{{ $n }}: {}\n{{ end }}\n",
+            ["4:1: this is a template: convert what containerlab makes of it"],
         ),
         (HEAD + "  nodes: {a: {cpu: many}}\n", ["3:20: 'many' stands here: a number is meant"]),
     ],
