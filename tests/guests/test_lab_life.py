@@ -114,7 +114,7 @@ def test_up_tells_what_it_does_and_what_the_tests_found(life: Life) -> None:
     assert found["more than can be"]["detail"].endswith("fewer than 100000 kpps")
     assert found["never"]["detail"] == "status 1: no"
     lines = life.up.stderr.splitlines()
-    condition = "guest a: waiting for 1 cond"
+    condition = "guest a: waiting for its cond"
     assert in_order(lines, "guest a: booting", "guest a: ready after", condition)
     assert in_order(lines, "guest b: ready after", condition, "guest c: booting")
     assert "vale0 on vale1:b by stream" in life.up.stderr
