@@ -69,8 +69,7 @@ async def unplug(guest: str, qmp: Qmp, wire: Wire) -> None:
         gone = True
     for command, what in (("netdev_del", name), ("chardev-remove", f"{name}-chr")):
         try:
-            if command == "netdev_del" or wire.chardev:
-                await qmp.call(command, id=what)
+            await qmp.call(command, id=what)
         except QmpFailed as exc:
             if "not found" not in str(exc):
                 raise GuestError(f"guest {guest}: NIC {name}: {command}: {exc}") from exc

@@ -149,8 +149,10 @@ async def _converge(
     except BaseException:
         if fresh and not options.keep_on_error:
             await uninterrupted(_stop(lab))
-        else:
+        elif lab.begun:
             await uninterrupted(_drop_unready(lab))
+        else:
+            await uninterrupted(lab.disconnect())
         raise
     await lab.disconnect()
     return Outcome(wanted.name, words, done=True)
@@ -225,11 +227,13 @@ def _check_claims(lab: Lab) -> None:
         state = other.read() if other.lab != lab.name else None
         if state is None or not state.of_this_boot:
             continue
-        for name, switch in state.wanted.all_switches().items():
+        done = {name: Switch.model_validate(raw) for name, raw in state.switches.items()}
+        for name, switch in (done | state.wanted.all_switches()).items():
             if name in mine and not (mine[name].shared and switch.shared):
                 raise UsageError(
                     f"switch {name} is in use by lab {other.lab}: take another name, or say "
-                    "'shared: true' for it in both topologies"
+                    "'shared: true' for it in both topologies, or end that lab by "
+                    f"'valemgr down {other.lab}'"
                 )
 
 

@@ -30,7 +30,7 @@ from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
 from valemgr.state import SET_UP, GuestState, LabDir, LabState
 from valemgr.switchd import Switchd
 from valemgr.tasks import together, uninterrupted, unless
-from valemgr.topology import Guest, Impair, Lab, Nic, Provider, Switch, listeners
+from valemgr.topology import Backend, Guest, Impair, Lab, Nic, Provider, Switch, listeners
 from valemgr.wiring import Place
 
 log = logging.getLogger(__name__)
@@ -62,15 +62,19 @@ class RunningLab:
         self.dir = LabDir(lab.name)
         self.guests: dict[str, RunningGuest] = {}
         self.switchd: Switchd | None = None
+        self.begun = False  # whether anything may have changed
         self._say = say
         self._key = ""
         self._rundir: Path | None = None
         self._switches: dict[str, Switch] = {}
         self._dead: dict[str, GuestState] = {}
+        self._settled: Lab | None = None  # what was carried out last
+        self._tried: list[Lab] = []  # since then, and broken off
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._boots = asyncio.Semaphore(env.boots_at_once)
         self._launched = {guest.name: asyncio.Event() for guest in lab.guests}
         self._ready = {guest.name: asyncio.Event() for guest in lab.guests}
+        self._torn: tuple[Lab, ...] = ()
         self._booting = 0
         self._quiet = asyncio.Event()
 
@@ -79,6 +83,8 @@ class RunningLab:
         self._began = state.created
         self._rundir = Path(state.rundir) if state.rundir else None
         self._switches = {n: Switch.model_validate(raw) for n, raw in state.switches.items()}
+        self._settled = Lab.model_validate(state.settled) if state.settled else None
+        self._tried = [Lab.model_validate(raw) for raw in state.tried]
         for name, entry in state.guests.items():
             guest = RunningGuest.adopt(plan_of(entry, self.dir), self.dir, entry)
             if guest:
@@ -98,6 +104,8 @@ class RunningLab:
             dead=frozenset(self._dead),
             unready=frozenset(n for n, guest in self.guests.items() if guest.stage != SET_UP),
             private=frozenset(n for n, g in self.guests.items() if not g.plan.shares_memory),
+            settled=self._settled,
+            tried=tuple(self._tried),
         )
 
     @property
@@ -116,6 +124,8 @@ class RunningLab:
             topology=self.lab.model_dump(mode="json"),
             switches={n: switch.model_dump(mode="json") for n, switch in self._switches.items()},
             guests={**self._dead, **guests},
+            settled=self._settled.model_dump(mode="json") if self._settled else None,
+            tried=[lab.model_dump(mode="json") for lab in self._tried],
         )
 
     @property
@@ -170,12 +180,17 @@ class RunningLab:
 
     def begin(self) -> None:
         """From now on the directory says what is wanted."""
+        self.begun = True
         self.dir.create()
         if not self._key:
             pair = keys.generate()
             self._key = pair.public
             self.dir.write_file(self.dir.key_file, pair.private)
             self.dir.write_file(self.dir.key_file.with_suffix(".pub"), pair.public)
+        self._torn = (*([self._settled] if self._settled else []), *self._tried)
+        if not self._tried:
+            self._torn = ()
+        self._tried = [lab for lab in self._tried if lab != self.lab] + [self.lab]
         self._write()
         if self.switchd:
             self._say(f"switch: valed {self.switchd.version}, {self.switchd.rundir}")
@@ -236,6 +251,7 @@ class RunningLab:
         await self._tell_neighbours(before, stay, diff)
         for unused in diff.unused:
             await self._release_switch(unused)
+        self._settled, self._tried = self.lab, []
         self._write()
         self._check_alive()
 
@@ -326,13 +342,13 @@ class RunningLab:
     async def _unplug(self, diff: GuestDiff) -> None:
         guest = self.guests[diff.name]
         for nic in diff.unplug:
-            planned = next(p for p in guest.nics if p.nic.name == nic.name)
+            gone = PlannedNic(nic, None if nic.cable else Backend.NETMAP, None, Provider.USER)
             async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
-                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, planned, self.host))
-            guest.nics.remove(planned)
+                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, gone, self.host))
+            await self._free_ports([nic])
+            guest.nics = [planned for planned in guest.nics if planned.nic.name != nic.name]
             guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
             self._write()
-            await self._free_ports([nic])
             self._say(f"nic {guest.name}:{nic.name}: unplugged from {nic.port}")
 
     async def _plug(self, guest: RunningGuest, nic: Nic) -> None:
@@ -395,7 +411,7 @@ class RunningLab:
             kept[name] = _with_nics(guest.spec, [n for n in guest.spec.nics if n.name not in new])
         await together(
             self._tell(stay[name], segments.change_neighbours(nic.name, known, should))
-            for name, nic, known, should in neighbour_changes(before, self.lab, kept)
+            for name, nic, known, should in neighbour_changes(before, self.lab, kept, self._torn)
         )
 
     async def _tell(self, guest: RunningGuest, lines: list[str]) -> None:
@@ -435,15 +451,18 @@ class RunningLab:
                     self._say(f"port {planned.nic.port}: made again")
 
     async def _set_up_switch(self, switch: Switch) -> None:
-        settings = switch.settings()
+        labs = [lab.all_switches().get(switch.name) for lab in self._tried]
+        before = [s for s in (self._switches.get(switch.name), *labs) if s]
+        settings = switch.settings_after(before)
         if self.switchd and switch.provider is Provider.USER and settings:
             await self.switchd.set_switch(switch.name, settings)
         self._switches[switch.name] = switch
         self._write()
 
     async def _release_switch(self, name: str) -> None:
-        switch = self._switches.pop(name)
-        if self.switchd and switch.settings() and not switch.shared:
+        had = [lab.all_switches().get(name) for lab in self._torn]
+        known = [s for s in (self._switches.pop(name, None), *had) if s]
+        if self.switchd and any(s.settings() for s in known) and not any(s.shared for s in known):
             await self.switchd.release_switch(name)
 
     async def _free_ports(self, nics: Iterable[Nic]) -> None:
@@ -464,7 +483,8 @@ class RunningLab:
     def _own_ports(self) -> set[str]:
         dead = [nic for entry in self._dead.values() for nic in entry.model.nics]
         alive = [nic for guest in self.guests.values() for nic in guest.spec.nics]
-        return {nic.port for nic in [*dead, *alive] if nic.port}
+        tried = [nic for lab in self._tried for _, nic in lab.nics()]
+        return {nic.port for nic in [*dead, *alive, *tried] if nic.port}
 
     def _by_us(self, nic: Nic) -> bool:
         """Whether its switch is valed's."""

@@ -85,6 +85,8 @@ class LabState:
     topology: dict[str, Any]  # topology.Lab, pinned: what is wanted
     switches: dict[str, Any] = field(default_factory=dict)  # topology.Switch by name, set up so far
     guests: dict[str, GuestState] = field(default_factory=dict)
+    settled: dict[str, Any] | None = None  # topology.Lab that was carried out last
+    tried: list[dict[str, Any]] = field(default_factory=list)  # since then, and broken off
     schema: int = SCHEMA
 
     @property
@@ -100,6 +102,8 @@ class LabState:
         _ = self.wanted, [guest.model for guest in self.guests.values()]
         for raw in self.switches.values():
             Switch.model_validate(raw)
+        for raw in [*self.tried, *([self.settled] if self.settled else [])]:
+            Lab.model_validate(raw)
 
     @property
     def alive(self) -> bool:

@@ -29,6 +29,10 @@ NIC_NAME = r"^[a-zA-Z][a-zA-Z0-9_-]{0,14}$"  # of a Linux interface, and of a QE
 MGMT = "mgmt"
 LINK_PREFIX = "valeL"
 IPV6_MTU = 1280
+# Of valed, for settings that are not said any more (valed/fdb.h, docs/qmp.md).
+SWITCH_DEFAULTS: dict[str, bool | int | str] = {
+    "p2p": False, "age": 300, "cap": 1024, "overflow": "drop", "wait-limit": 20,
+}  # fmt: skip
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -249,6 +253,14 @@ class Switch(Model):
         said: dict[str, bool | int | str] = {"p2p": True} if self.p2p else {}
         values = {key: getattr(self, key) for key in ("age", "cap", "overflow", "wait_limit")}
         return said | {k.replace("_", "-"): v for k, v in values.items() if v is not None}
+
+    def settings_after(self, before: Iterable["Switch"]) -> dict[str, bool | int | str]:
+        """What switch-set is given where other settings may be in force."""
+        settings = self.settings()
+        reset = {k: SWITCH_DEFAULTS[k] for old in before for k in old.settings()}
+        if reset and not settings and not self.shared:
+            reset["keep"] = False
+        return reset | settings
 
 
 class Link(Model):
