@@ -98,7 +98,7 @@ class LabState:
         return Lab.model_validate(self.topology)
 
     def check(self) -> None:
-        """ValueError if another valemgr wrote it, whose models are not ours."""
+        """ValueError or UsageError if another valemgr wrote it, whose models are not ours."""
         _ = self.wanted, [guest.model for guest in self.guests.values()]
         for raw in self.switches.values():
             Switch.model_validate(raw)
@@ -161,7 +161,7 @@ class LabDir:
             state = LabState(**raw, guests=guests)
             state.check()
             return state
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
             return None
 
     @asynccontextmanager
