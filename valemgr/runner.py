@@ -349,7 +349,7 @@ class RunningLab:
             guest.nics = [planned for planned in guest.nics if planned.nic.name != nic.name]
             guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
             self._write()
-            self._say(f"nic {guest.name}:{nic.name}: unplugged from {nic.port}")
+            self._say(f"nic {guest.name}:{nic.name}: unplugged from {nic.port or nic.segment}")
 
     async def _plug(self, guest: RunningGuest, nic: Nic) -> None:
         slot = min(set(range(guest.plan.slots)) - {planned.slot for planned in guest.nics})
