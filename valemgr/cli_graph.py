@@ -36,7 +36,7 @@ def graph(
     lab: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|LAB]",
+            metavar="[FILE|DIR|-|LAB]",
             help="A *.lab.yml, or its folder, or the name of a lab that runs; the only file here.",
             show_default=False,
             autocompletion=completion.labs,
@@ -61,11 +61,11 @@ def graph(
 
 def _lab(where: str | None) -> "Lab":
     """The topology of a file, if there is such a file; else that of a lab that runs."""
-    from valemgr.labfile import find_lab_file, load_lab
+    from valemgr.cli_files import load_file
 
     is_path = where is None or "/" in where or where.endswith((".yml", ".yaml"))
-    if where is None or is_path or Path(where).exists():
-        return load_lab(find_lab_file(where))
+    if where is None or where == "-" or is_path or Path(where).exists():
+        return load_file(where)[1]
     from valemgr import labs
 
     return labs.present(labs.only_lab(where))

@@ -43,6 +43,12 @@ def test_the_only_file_here(here: Path) -> None:
     assert run("validate") == (0, "x.lab.yml: ok: 2 guests, 1 switch, 1 link\n", "")
 
 
+def test_a_topology_on_stdin_is_drawn(here: Path) -> None:
+    code, out, _ = run("graph", "-", "--format", "dot", stdin=GOOD)
+    assert code == 0
+    assert out.startswith("graph ")
+
+
 def test_several_files_and_all_their_mistakes(here: Path) -> None:
     (here / "x.lab.yml").write_text(GOOD)
     (here / "y.lab.yml").write_text("guests: {a: {memroy: 1, after: [b]}}\n")
