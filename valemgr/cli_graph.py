@@ -72,8 +72,8 @@ def _lab(where: str | None) -> "Lab":
 
 
 def _render(lab: "Lab", form: GraphFormat) -> str:
-    from valemgr import graph as graphs
-    from valemgr import picture
+    from valemgr.drawing import graph as graphs
+    from valemgr.drawing import picture
 
     writers = {
         GraphFormat.SVG: picture.svg,

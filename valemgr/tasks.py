@@ -72,7 +72,7 @@ def run_interruptibly(main: Coroutine[Any, Any, T]) -> T:
         try:
             return await task
         except asyncio.CancelledError:
-            raise InterruptedRunError("interrupted; nothing was left running") from None
+            raise InterruptedRunError("interrupted; what it began was cleaned up") from None
 
     return asyncio.run(wrapped())
 

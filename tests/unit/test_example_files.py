@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from valemgr.labfile import load_lab
-from valemgr.picture import svg
+from valemgr.drawing.picture import svg
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name[0] not in "._")

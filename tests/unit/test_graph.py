@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from valemgr.cli import app
-from valemgr.graph import as_json, document, dot, graph, mermaid
-from valemgr.layout import lay_out
-from valemgr.layout_mesh import mesh
-from valemgr.layout_plane import Box, Part, Shape, Wire
-from valemgr.picture import drawing_boxes, svg
+from valemgr.drawing.graph import as_json, document, dot, graph, mermaid
+from valemgr.drawing.layout import lay_out
+from valemgr.drawing.mesh import mesh
+from valemgr.drawing.picture import drawing_boxes, svg
+from valemgr.drawing.plane import Box, Part, Shape, Wire
 from valemgr.state import GuestState, LabDir, LabState
 from valemgr.topology import (
     Guest,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from valemgr.graph import (
+from valemgr.drawing.graph import (
     Edge,
     EdgeKind,
     Graph,
@@ -26,8 +26,8 @@ from valemgr.graph import (
     switch_lines,
     tags,
 )
-from valemgr.layout import lay_out
-from valemgr.layout_plane import Box, Layout, Point, Shape, Wire
+from valemgr.drawing.layout import lay_out
+from valemgr.drawing.plane import Box, Layout, Point, Shape, Wire
 from valemgr.text import harmless
 from valemgr.topology import Lab
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from valemgr.layout_comb import Comb, comb_boxes, stubs, trunks
-from valemgr.layout_plane import EDGE, GAP, Box, Layout, Part, Point, Routes
+from valemgr.drawing.comb import Comb, comb_boxes, stubs, trunks
+from valemgr.drawing.plane import EDGE, GAP, Box, Layout, Part, Point, Routes
 
 ROUNDS = 24
 RIM = 16.0  # of a bar, beyond its outermost line

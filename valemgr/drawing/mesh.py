@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from itertools import combinations, product
 
-from valemgr.layout_plane import GAP, Box, Layout, Part, Point, on_grid, straight
+from valemgr.drawing.plane import GAP, Box, Layout, Part, Point, on_grid, straight
 
 ROUNDS = 60
 REACH = 8  # cells around a point in which a free one is looked for

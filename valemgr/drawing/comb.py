@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from valemgr.layout_plane import GAP, Box, Part, Point, Routes
+from valemgr.drawing.plane import GAP, Box, Part, Point, Routes
 
 STUB = 24.0
 ROOM = 16.0  # of a stub, beside what is written on it

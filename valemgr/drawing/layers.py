@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Layout in rows, for graphs whose nodes have ranks: trees, stars, spine and leaf.
 
-A row for each rank, in an order with few crossings; coordinates: layout_rows.py.
+A row for each rank, in an order with few crossings; coordinates: rows.py.
 
     rank    the distance from the roots, which are nodes with the same view of the graph. Ranks make
             sense if siblings have the same parents or none in common, and no edge joins equals
@@ -14,9 +14,9 @@ A row for each rank, in an order with few crossings; coordinates: layout_rows.py
 import math
 from itertools import combinations, pairwise
 
-from valemgr.layout_comb import comb
-from valemgr.layout_plane import Layout, Part
-from valemgr.layout_rows import Rows, Unit, place_rows
+from valemgr.drawing.comb import comb
+from valemgr.drawing.plane import Layout, Part
+from valemgr.drawing.rows import Rows, Unit, place_rows
 
 ROW_MAX = 6  # leaves of a bar in one row; half as many if the row is full
 RANK_MAX = 10  # nodes of a row that is not full

@@ -4,8 +4,8 @@
 Each connected part is laid out by the first that suits it:
 
     path       a chain, in rows that turn at their ends
-    layers     trees, stars, spine and leaf                 layout_layers.py
-    mesh       the rest                                     layout_mesh.py
+    layers     trees, stars, spine and leaf                 layers.py
+    mesh       the rest                                     mesh.py
 """
 
 import math
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from valemgr.layout_layers import layered
-from valemgr.layout_mesh import mesh
-from valemgr.layout_plane import GAP, Layout, Part, Shape, Wire, on_grid, straight
+from valemgr.drawing.layers import layered
+from valemgr.drawing.mesh import mesh
+from valemgr.drawing.plane import GAP, Layout, Part, Shape, Wire, on_grid, straight
 
 PATH_ROW = 5  # nodes of a chain in one row, at least
 LOOP = 30.0  # from a box to the far side of an edge to itself, besides what is written on it
