@@ -15,7 +15,7 @@ from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LabError, UsageError, ValeError
 from valemgr.guest import RunningGuest, plan_of
 from valemgr.reconcile import describe_impair
-from valemgr.state import SET_UP, GuestState, LabDir, LabState, all_labs
+from valemgr.state import SET_UP, GuestState, LabDir, LabState, all_labs, left_locks
 from valemgr.switchd import Switchd
 from valemgr.tasks import together
 from valemgr.topology import Guest, Impair, Lab, Test
@@ -181,8 +181,8 @@ def labs_to_end(lab: str | None, everything: bool) -> list[LabDir]:
     """What `down` is about: the named lab, all, or the only one there is."""
     if lab:
         named = LabDir(lab)
-        return [named] if named.exists or named.locked else []
-    found = all_labs()
+        return [named] if named.exists or lab in {each.lab for each in left_locks()} else []
+    found = [*all_labs(), *left_locks()]
     if len(found) > 1 and not everything:
         names = ", ".join(lab_dir.lab for lab_dir in found)
         raise UsageError(f"which lab? There are {names}: name one, or say --all")

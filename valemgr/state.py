@@ -259,10 +259,22 @@ def all_labs() -> list[LabDir]:
     return [LabDir(path.name) for path in sorted(root.iterdir()) if _is_lab(path)]
 
 
+def left_locks() -> list[LabDir]:
+    """Labs without a directory whose lock file is there: held, or left by a kill."""
+    root = xdg.runtime_dir()
+    files = sorted(root.glob("*.lock")) if root.is_dir() else []
+    names = [path.stem for path in files if _is_name(path.stem)]
+    return [lab_dir for lab_dir in map(LabDir, names) if not lab_dir.exists]
+
+
 def _is_lab(path: Path) -> bool:
     """Whether it is a directory of ours: what else somebody puts there must not stop us."""
+    return path.is_dir() and _is_name(path.name)
+
+
+def _is_name(text: str) -> bool:
     try:
-        return path.is_dir() and bool(check_label("lab", path.name))
+        return bool(check_label("lab", text))
     except UsageError:
         return False
 
