@@ -400,8 +400,10 @@ class ConditionEntry(Entry):
     """The command, run by the guest's shell."""
     expect: Regex | None = None
     """A regular expression that its output must contain."""
+    status: Annotated[int, Field(ge=0, le=255), WHOLE] | None = None
+    """The exit code that it must have (0)."""
     timeout: Seconds | None = None
-    """Until it has succeeded (60s)."""
+    """Until it has ended so (60s)."""
 
 
 Ready = Annotated[
@@ -528,8 +530,10 @@ class TestEntry(Entry):
     """A command that must succeed."""
     expect: Regex | None = None
     """A regular expression that its output must contain."""
+    status: Annotated[int, Field(ge=0, le=255), WHOLE] | None = None
+    """The exit code that it must have (0)."""
     timeout: Seconds | None = None
-    """Until it has succeeded (60s)."""
+    """Until it has ended so (60s)."""
     udp: UdpEntry | None = None
     """A UDP trial between two NICs."""
     min_kpps: Thousands | None = None
@@ -541,7 +545,7 @@ class TestEntry(Entry):
     def _one_kind(self) -> Self:
         if (self.exec is None) == (self.udp is None):
             raise ValueError(f"test '{self.name}' has neither or both of exec and udp: give it one")
-        others = ("from_", "expect", "timeout") if self.udp else ("min_kpps", "max_loss")
+        others = ("from_", "expect", "status", "timeout") if self.udp else ("min_kpps", "max_loss")
         for key in others:
             if key in self.model_fields_set:
                 pair = f"{kebab(key)} beside {'udp' if self.udp else 'exec'}"

@@ -326,8 +326,9 @@ async def expect(ssh: SshSession, condition: Condition, deadline: Deadline) -> s
     result = await ssh.run(condition.exec, deadline)
     said = harmless(result.stdout + result.stderr).strip()
     last = said.splitlines()[-1] if said else "silent"
-    if result.status != 0:
-        raise ConditionError(f"status {result.status}: {last}")
+    if result.status != condition.status:
+        wanted = f", not {condition.status}" if condition.status else ""
+        raise ConditionError(f"status {result.status}{wanted}: {last}")
     if condition.expect and not re.search(condition.expect, said):
         raise ConditionError(f"'{condition.expect}' is not in what it says: {last}")
     return said

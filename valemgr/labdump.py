@@ -158,7 +158,7 @@ def _condition(condition: Condition) -> Said | str:
 
 
 def _command(condition: Condition) -> Said:
-    said: Said = {"exec": condition.exec, **_kept(expect=condition.expect)}
+    said: Said = {"exec": condition.exec, **_kept(expect=condition.expect, status=condition.status)}
     if condition.timeout != Condition.model_fields["timeout"].default:
         said["timeout"] = units.write_seconds(condition.timeout)
     return said

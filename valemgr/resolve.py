@@ -139,7 +139,7 @@ def _layers(sheet: Sheet) -> dict[str, list[Layer]]:
 def _layer(sheet: Sheet, path: KeyPath, keys: authoring.GuestKeys) -> Layer:
     files = [_file(sheet, (*path, "files", index), file) for index, file in enumerate(keys.files)]
     ready = [
-        _condition(sheet, (*path, "ready", index), one.exec, one.expect, one.timeout)
+        _condition(sheet, (*path, "ready", index), one)
         for index, one in enumerate(keys.ready)
     ]
     return Layer(keys, tuple(f for f in files if f), tuple(c for c in ready if c))
@@ -156,10 +156,11 @@ def _file(sheet: Sheet, path: KeyPath, file: authoring.FileEntry) -> topology.Fi
 
 
 def _condition(
-    sheet: Sheet, path: KeyPath, command: str, expect: str | None, timeout: float | None
+    sheet: Sheet, path: KeyPath, entry: authoring.ConditionEntry | authoring.TestEntry
 ) -> topology.Condition | None:
-    parts: dict[str, Any] = {"exec": command, "expect": expect or ""}
-    return sheet.made(topology.Condition, path, parts | ({"timeout": timeout} if timeout else {}))
+    said = {key: getattr(entry, key) for key in ("expect", "status", "timeout")}
+    parts: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    return sheet.made(topology.Condition, path, {"exec": entry.exec or "", **parts})
 
 
 def _guest(
@@ -305,7 +306,7 @@ def _command(sheet: Sheet, path: KeyPath, entry: authoring.TestEntry) -> topolog
     if guest not in sheet.entry.guests:
         known = suggest(guest, sheet.entry.guests)
         sheet.note((*path, "from"), f"test '{entry.name}': no guest '{guest}'", known)
-    made = _condition(sheet, path, entry.exec or "", entry.expect, entry.timeout)
+    made = _condition(sheet, path, entry)
     return topology.Test(name=entry.name, guest=guest, condition=made) if made else None
 
 

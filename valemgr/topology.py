@@ -186,10 +186,11 @@ class File(Model):
 
 
 class Condition(Model):
-    """A command that must succeed in a guest, and perhaps say something (a regular expression)."""
+    """A command that must end so in a guest, and perhaps say something (a regular expression)."""
 
     exec: Annotated[str, Field(min_length=1)]
     expect: str = ""
+    status: Annotated[int, Field(ge=0, le=255)] = 0  # exit code
     timeout: Annotated[float, Field(gt=0, le=86400)] = 60.0
 
     @model_validator(mode="after")

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """How a topology's tests are judged, and what is said of them."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from valemgr import topology
 from valemgr.bench import Trial, TrialSpec
 from valemgr.conservation import Counts
+from valemgr.deadline import Deadline
+from valemgr.guest import ConditionError, expect
 from valemgr.labtests import _line, are_alone, judge
-from valemgr.topology import Guest, Lab, Nic, Switch, UdpTest
+from valemgr.ssh import RemoteResult, SshSession
+from valemgr.topology import Condition, Guest, Lab, Nic, Switch, UdpTest
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +60,21 @@ def test_who_is_alone() -> None:
 )
 def test_the_line_that_was_expected_is_the_one_shown(expected: str, line: str) -> None:
     assert _line("line one\nline two\nlast", expected) == line
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "said"),
+    [(0, 0, ""), (1, 1, ""), (0, 1, "status 1: no route"), (1, 0, "status 0, not 1: no route")],
+)
+async def test_a_command_ends_as_its_condition_says(wanted: int, status: int, said: str) -> None:
+    class Ssh:
+        async def run(self, command: str, deadline: Deadline) -> RemoteResult:
+            return RemoteResult(status, f"{command}\n", "no route\n")
+
+    condition = Condition(exec="ping", status=wanted)
+    work = expect(cast(SshSession, Ssh()), condition, Deadline(1))
+    if said:
+        with pytest.raises(ConditionError, match=said):
+            await work
+    else:
+        assert await work == "ping\nno route"
