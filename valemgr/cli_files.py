@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FilesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[FILE|DIR|-]...", help="Topology files; the only one here.", show_default=False
+        metavar="FILE|DIR|-", help="Topology files; the only one here.", show_default=False
     ),
 ]
 OutputOption = Annotated[
