@@ -57,9 +57,13 @@ def check_memory(guests: Iterable[Guest]) -> None:
     free = available_mib()
     if needed > free:
         raise EnvironmentUnfitError(
-            f"{len(new)} guests need {needed} MiB of memory, {free} MiB are available: "
+            f"{needed} MiB of memory are needed for {_guests(len(new))}, {free} MiB are available: "
             "give them less, or end something"
         )
+
+
+def _guests(number: int) -> str:
+    return "one guest" if number == 1 else f"{number} guests"
 
 
 def available_mib(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -133,7 +133,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     check_memory(guests)
     check_memory([])
     monkeypatch.setattr(environment, "available_mib", lambda: 3 * (100 + QEMU_MIB) - 1)
-    expected = "3 guests need 420 MiB of memory, 419 MiB are available: give them less, or end"
+    expected = "420 MiB of memory are needed for 3 guests, 419 MiB are available: give them less, or end"
     with pytest.raises(EnvironmentUnfitError, match=expected):
         check_memory(iter(guests))
 
