@@ -13,6 +13,7 @@ from valemgr.accel import AccelChoice, Accelerator
 from valemgr.emulator import Emulator
 from valemgr.environment import QEMU_MIB, Environment, available_mib, check_memory, find
 from valemgr.errors import EnvironmentUnfitError
+from valemgr.image import DISK_BOOT_SECONDS, Disk, DiskFormat, Identity
 from valemgr.topology import Guest, Lab, Nic, Provider, Switch
 
 pytestmark = pytest.mark.unit
@@ -47,6 +48,10 @@ def image(machine: Path) -> Callable[..., None]:
 
 def lab(*guests: Guest, provider: Provider = Provider.USER) -> Lab:
     return Lab(name="l", guests=guests, switches=(Switch(name="vale1", provider=provider),))
+
+
+def guest_of(image: Path) -> Guest:
+    return Guest(name="a", image=str(image), memory_mib=512)
 
 
 async def refused(reason: str, wanted: Lab) -> None:
@@ -88,6 +93,36 @@ async def test_an_image_that_needs_more_memory(image: Callable[..., None]) -> No
     reason = "guest a: image big needs 256 MiB of memory, not 255: give it memory: 256M"
     await refused(reason, lab(Guest(name="a", image="big", memory_mib=255)))
     await find(lab(Guest(name="a", image="big", memory_mib=256)), AccelChoice.TCG)
+
+
+async def test_a_file_is_a_disk_that_boots_itself(machine: Path) -> None:
+    for name, start, form in (
+        ("a.qcow2", b"QFI\xfb", "qcow2"), ("b.img", b"QFI\xfb", "qcow2"), ("c.raw", b"", "raw"),
+    ):  # fmt: skip
+        (machine / name).write_bytes(start)
+        guest = Guest(name="a", image=str(machine / name), memory_mib=512)
+        env = await find(lab(guest), AccelChoice.TCG)
+        found = env.images[str(machine / name)]
+        assert (found.disk, found.kernel) == (Disk(machine / name, DiskFormat(form)), None)
+        assert (found.identity, found.boot_seconds) == (Identity.NOCLOUD, DISK_BOOT_SECONDS)
+    small = Guest(name="a", image=str(machine / "a.qcow2"))
+    await refused("a.qcow2 needs 512 MiB of memory, not 128", lab(small))
+    (machine / "a.qcow2").write_bytes(b"MZ")
+    await refused("a.qcow2: this is no qcow2 file", lab(guest_of(machine / "a.qcow2")))
+    await refused("d.img: No such file", lab(guest_of(machine / "d.img")))
+
+
+async def test_a_manifest_may_have_a_disk(image: Callable[..., None], machine: Path) -> None:
+    image("one", disk="one.raw", format="raw", kernel="vmlinuz", boot_seconds=90)
+    await refused("one.raw is missing", lab(Guest(name="a", image="one")))
+    (machine / "one/one.raw").touch()
+    found = (await find(lab(Guest(name="a", image="one")), AccelChoice.TCG)).images["one"]
+    assert found.disk == Disk(machine / "one/one.raw", DiskFormat.RAW)
+    assert (found.kernel, found.append) == (machine / "one/vmlinuz", "quiet")
+    assert (found.identity, found.boot_seconds) == (Identity.NOCLOUD, 90)
+    for number, wrong in enumerate(({"format": "vmdk"}, {"identity": "dns"}, {"disk": 1})):
+        image(f"w{number}", **{"disk": "x.raw", "format": "raw"} | wrong)
+        await refused("manifest.json is not usable", lab(Guest(name="a", image=f"w{number}")))
 
 
 async def test_images_that_are_not_there_or_not_whole(
@@ -133,7 +168,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     check_memory(guests)
     check_memory([])
     monkeypatch.setattr(environment, "available_mib", lambda: 3 * (100 + QEMU_MIB) - 1)
-    expected = "420 MiB of memory are needed for 3 guests, 419 MiB are available: give them less, or end"
+    expected = "420 MiB of memory are needed for 3 guests, 419 MiB are available: give them less"
     with pytest.raises(EnvironmentUnfitError, match=expected):
         check_memory(iter(guests))
 
