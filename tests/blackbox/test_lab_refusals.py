@@ -85,7 +85,8 @@ NOT_EVEN_A_SWITCH = {
     "emulator missing": (4, "guests: {a: {qemu: /no/qemu}}", ["/no/qemu is no program"]),
     "no emulator": (4, "guests: {a: {qemu: ./images/empty/vmlinuz}}", ["is no program"]),
     "more memory than there is": (
-        4, "guests: {a: {memory: 1T}}", ["1048616 MiB of memory are needed for one guest", "available"],
+        4, "guests: {a: {memory: 1T}}",
+        ["1048616 MiB of memory are needed for one guest", "MiB are available"],
     ),
     "less than the image needs": (
         4, "guests: {a: {image: big, memory: 64M}}",
