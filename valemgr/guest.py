@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 CONSOLE_LOOK_SECONDS = 1.0
 DEATH_SECONDS = 0.5
 CONDITION_SECONDS = 0.25
+PANIC, PANIC_LINES = "Kernel panic - not syncing: ", 100
 WAITING_FOR = {
     "process": "QEMU to start",
     "qmp": "QEMU to answer",
@@ -303,7 +304,8 @@ class RunningGuest:
     def _death(self, status: int | None) -> LaunchError:
         said = tail(self.plan.files.qemu_log, 1)
         if status == 0:
-            what = "it shut down or rebooted"
+            reason = panic(self.plan.files.console_log)
+            what = f"its kernel panicked: {reason}" if reason else "it shut down or rebooted"
         else:
             how = f"killed by signal {-status}" if status and status < 0 else f"exit code {status}"
             reason = _bare(said[0]) if said else "without a word"
@@ -315,6 +317,12 @@ class RunningGuest:
             exit_status=status,
             console=tail(self.plan.files.console_log),
         )
+
+
+def panic(console_log: Path) -> str:
+    """Why the kernel gave up, as the end of its console says; empty if it did not."""
+    said = [line.partition(PANIC)[2] for line in tail(console_log, PANIC_LINES) if PANIC in line]
+    return said[-1] if said else ""
 
 
 class ConditionError(GuestError):

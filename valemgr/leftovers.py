@@ -6,14 +6,12 @@ whose guests are all gone, QEMUs of labs whose directory is gone, private switch
 lab has. A port that somebody may have made by hand is named, not removed.
 """
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from valemgr import labs, proc, switchd, xdg
+from valemgr import labs, proc, switchd
 from valemgr.errors import ValeError
-from valemgr.lifecycle import down
+from valemgr.lifecycle import down, emulators
 from valemgr.state import LabDir, all_labs
 from valemgr.switchd import Switchd
 from valemgr.topology import LINK_PREFIX
@@ -35,8 +33,8 @@ async def find() -> list[Leftover]:
         for lab in _abandoned()
     ]
     found += [
-        Leftover(f"QEMU {pid} of a lab that is gone ({folder})", f"kill {pid}", ours=True)
-        for pid, folder in _orphans()
+        Leftover(f"QEMU {one.pid} of a lab that is gone ({folder})", f"kill {one.pid}", ours=True)
+        for one, folder in _orphans()
     ]
     async with switchd.connected() as daemon:
         if daemon:
@@ -51,11 +49,11 @@ async def clean() -> list[str]:
         async with lab.lock("doctor --fix"):
             ended = await down(lab)
         done.append(f"lab {lab.lab}: {ended} processes ended")
-    for pid, folder in _orphans():
-        process = proc.find(proc.ident_of(pid))
+    for ident, folder in _orphans():
+        process = proc.find(ident)
         if process:
             await process.stop()
-            done.append(f"QEMU {pid} of {folder}: ended")
+            done.append(f"QEMU {ident.pid} of {folder}: ended")
     async with switchd.connected() as daemon:
         for name in await _lost_links(daemon) if daemon else []:
             if daemon:
@@ -68,28 +66,9 @@ def _abandoned() -> list[LabDir]:
     return [lab for lab in all_labs() if labs.is_abandoned(lab)]
 
 
-def _orphans() -> Iterator[tuple[int, Path]]:
-    """Processes of ours whose command line names a lab's directory that is not there any more."""
-    root = xdg.runtime_dir()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if entry.stat().st_uid != os.geteuid():
-                continue
-        except OSError:
-            continue
-        folder = _lab_folder(words, root)
-        if folder and not folder.exists():
-            yield int(entry.name), folder
-
-
-def _lab_folder(words: list[str], root: Path) -> Path | None:
-    """The lab's directory in a QEMU's command line: that of its `ctl` socket."""
-    start = f"socket,id=ctl,path={root}{os.sep}"
-    for word in words:
-        if word.startswith(start):
-            return root / word.removeprefix(start).partition(os.sep)[0]
-    return None
+def _orphans() -> list[tuple[proc.ProcessId, Path]]:
+    """Processes of ours whose lab's directory is not there any more."""
+    return [(ident, folder) for ident, folder in emulators() if not folder.exists()]
 
 
 async def _in_switch(daemon: Switchd) -> list[Leftover]:

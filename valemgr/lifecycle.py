@@ -7,12 +7,13 @@ command goes on or cleans up.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from valemgr import environment, proc, qmpclient, switchd
+from valemgr import environment, proc, switchd, xdg
 from valemgr.accel import AccelChoice
 from valemgr.deadline import Deadline
 from valemgr.environment import Environment
@@ -27,7 +28,6 @@ from valemgr.topology import Lab, Provider, Switch
 
 log = logging.getLogger(__name__)
 
-QMP_SECONDS = 2.0
 PORT_SECONDS = 5.0
 FORCE_SECONDS = 20.0  # for a command that is told to stop, to clean up
 
@@ -238,15 +238,25 @@ def _check_claims(lab: Lab) -> None:
 
 
 async def _processes(lab_dir: LabDir, state: LabState | None) -> list[proc.Process]:
-    """From the state file, and from who listens on QMP sockets (if a kill came between)."""
-    idents = []
+    """From the state file, and from command lines: for what a kill came between, or a reboot."""
+    idents = {ident for ident, folder in emulators() if folder == lab_dir.path}
     if state and state.of_this_boot:
-        idents = [guest.ident for guest in state.guests.values()]
-    for path in sorted(lab_dir.path.glob("*.ctl")):
-        with suppress(OSError, ValeError):
-            async with qmpclient.session(path, path.stem, Deadline(QMP_SECONDS)) as qmp:
-                idents.append(proc.ident_of(qmp.peer_pid))
+        idents |= {guest.ident for guest in state.guests.values()}
     return [process for process in map(proc.find, idents) if process]
+
+
+def emulators() -> Iterator[tuple[proc.ProcessId, Path]]:
+    """Every QEMU of ours that is a lab's guest, and its lab's directory, whether that exists.
+
+    The directory is that of its `ctl` socket. To ask at sockets would not do: who was just started
+    has none yet, and who is frozen does not answer.
+    """
+    root = xdg.runtime_dir()
+    start = f"socket,id=ctl,path={root}{os.sep}".replace(str(root), str(root).replace(",", ",,"))
+    for ident, argv in proc.mine():
+        for word in argv:
+            if word.startswith(start):
+                yield ident, root / word.removeprefix(start).partition(os.sep)[0]
 
 
 async def _ports_of(processes: Iterable[proc.Process]) -> set[str]:

@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +132,17 @@ def find(ident: ProcessId) -> Process | None:
         return None
     process = Process(ident, pidfd, None)
     return process if is_alive(ident) else None
+
+
+def mine() -> Iterator[tuple[ProcessId, list[str]]]:
+    """Processes of this user that run, with their command lines."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if entry.stat().st_uid == os.geteuid():
+                words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape")
+                yield ident_of(int(entry.name)), words.split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
 
 
 def is_alive(ident: ProcessId) -> bool:

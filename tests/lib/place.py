@@ -26,6 +26,7 @@ from valemgr import image, locate
 from valemgr.errors import ValeError
 
 VALEMGR = Path(__file__).parents[2] / "build" / "venv" / "bin" / "valemgr"
+KILLED = Path(__file__).with_name("killed.py")
 RUN_SECONDS = 240.0  # of one command, on a host that other things use
 WAIT_SECONDS = 60.0
 
@@ -60,10 +61,12 @@ class Place:
         path.write_text(text)
         return str(path)
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, killed: Path | None = None) -> "subprocess.Popen[str]":
+        """A command that runs; `killed`: see lib/killed.py."""
         print("+ valemgr", *words, flush=True)
+        program = [VALEMGR.with_name("python"), KILLED, killed] if killed else [VALEMGR]
         return subprocess.Popen(
-            [VALEMGR, *words], env=self.env, text=True,
+            [*program, *words], env=self.env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
