@@ -130,7 +130,10 @@ def pair(
     trials: Annotated[int, typer.Option(min=1, max=1000, help="Rounds; the median counts.")] = 1,
     image: Annotated[str, typer.Option(help="The guests' image, or a path to one.")] = "micro",
     accel: Annotated[AccelChoice, typer.Option(help="What guests run on.")] = AccelChoice.AUTO,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Until both guests are ready.")] = 60.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds for each guest's start; else 120, with a disk 600."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the guests running.")] = False,
     form: FormatOption = Format.TABLE,
 ) -> None:

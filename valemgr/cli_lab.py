@@ -23,7 +23,10 @@ FileArgument = Annotated[
 ]
 AccelOption = Annotated[AccelChoice, typer.Option(help="What guests run on.")]
 TestOption = Annotated[bool, typer.Option("--test", help="Then run the topology's tests.")]
-TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds for each guest's start.")]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Seconds for each guest's start; else 120, with a disk 600."),
+]
 
 STATUS_COLUMNS = (
     Column("lab", "lab"),
@@ -69,7 +72,7 @@ def up(
     context: typer.Context,
     file: FileArgument = None,
     accel: AccelOption = AccelChoice.AUTO,
-    timeout: TimeoutOption = 120.0,
+    timeout: TimeoutOption = None,
     test: TestOption = False,
     keep_on_error: Annotated[
         bool, typer.Option("--keep-on-error", help="Leave what came up if something fails.")
@@ -97,7 +100,7 @@ def apply(
         bool, typer.Option("--dry-run", "-n", help="Only show the difference.")
     ] = False,
     accel: AccelOption = AccelChoice.AUTO,
-    timeout: TimeoutOption = 120.0,
+    timeout: TimeoutOption = None,
     test: TestOption = False,
     form: FormatOption = Format.TABLE,
 ) -> None:

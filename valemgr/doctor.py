@@ -20,6 +20,7 @@ from valemgr.state import all_labs
 from valemgr.wiring import KERNEL_DEVICE, MSIX_SINCE
 
 STATE_BYTES_MIN = 64 << 20
+DISK_BYTES_MIN = 1 << 30
 RUNTIME_BYTES_MIN = 16 << 20
 LOG_BYTES_MAX = 100 << 20
 MEMORY_MIB_MIN = 512
@@ -149,7 +150,7 @@ async def _images() -> list[Finding]:
             findings.append(Finding("image", health, str(exc), locate.remedy("vale-images")))
         else:
             kernel = found.manifest.get("kernel_release", "?")
-            findings.append(Finding("image", Health.OK, f"{found.kernel.parent}, Linux {kernel}"))
+            findings.append(Finding("image", Health.OK, f"{found.files[0].parent}, Linux {kernel}"))
     return findings
 
 
@@ -176,7 +177,16 @@ async def _directories() -> list[Finding]:
         findings.append(judged("runtime space", free > RUNTIME_BYTES_MIN, detail, "free some"))
     except ValeError as exc:
         findings.append(Finding("runtime directory", Health.BAD, str(exc), "set XDG_RUNTIME_DIR"))
-    return [*findings, *_store()]
+    return [*findings, _disk_room(), *_store()]
+
+
+def _disk_room() -> Finding:
+    """Where QEMU keeps what guests write to their disks (it does not take /tmp)."""
+    said = os.environ.get("TMPDIR", "/tmp")
+    folder = Path("/var/tmp" if said == "/tmp" else said)
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    detail = f"{folder}: {free >> 20} MiB free for what guests write to their disks"
+    return judged("disk space", free > DISK_BYTES_MIN, detail, "free some, or set TMPDIR")
 
 
 def _store() -> list[Finding]:

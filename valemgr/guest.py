@@ -7,6 +7,7 @@ Ready by stages, each timed from the launch, each with its own way to fail:
     qmp       it greets and has negotiated; its forwarded SSH port is known
     console   the console says that sshd listens (images that say so)
     ssh       a command has run in the guest
+    cloud-init  it is done (images that learn who they are from it)
     links     every data NIC has its link; an e1000 needs a second or two for that
     set up    files are copied in, startup commands have run
 
@@ -22,9 +23,9 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from valemgr import keys, proc, qmpclient
+from valemgr import keys, nocloud, proc, qmpclient
 from valemgr.copy import copy_to
 from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LaunchError, ValeError, WaitTimeoutError
@@ -46,6 +47,7 @@ WAITING_FOR = {
     "qmp": "QEMU to answer",
     "console": "its system to boot",
     "ssh": "its SSH server",
+    "cloud-init": "cloud-init to end",
     "links": "the links of its NICs",
     "ready": "what its topology asks for",
 }
@@ -67,6 +69,7 @@ class RunningGuest:
         self.nics = list(plan.nics)
         self.stage = LAUNCHED
         self.stages: dict[str, float] = {}
+        self.cloud_init_status = 0
         self._lab_dir = lab_dir
         self._host_key = ""
         self._launched = time.monotonic()
@@ -111,11 +114,19 @@ class RunningGuest:
         """Start QEMU."""
         key = keys.generate()
         self._host_key = key.public
-        who = identity(self.plan, client_key, key.private)
-        self._lab_dir.write_file(self.plan.files.identity, json.dumps(who))
+        self._write_identity(identity(self.plan, client_key, key.private))
         self._launched = time.monotonic()
         self._process = proc.start(self.plan.argv, output=self.plan.files.qemu_log)
         self._passed("process")
+
+    def _write_identity(self, who: dict[str, Any]) -> None:
+        """Where the guest reads who it is."""
+        files = self.plan.files
+        if self.plan.has_seed:
+            volume = nocloud.volume(nocloud.files(self._lab_dir.lab, who))
+            self._lab_dir.write_file(files.seed, volume)
+        else:
+            self._lab_dir.write_file(files.identity, json.dumps(who))
 
     async def wait_qmp(self, deadline: Deadline) -> None:
         """Wait until QEMU talks, and ask which port it chose for SSH."""
@@ -155,7 +166,9 @@ class RunningGuest:
     @property
     def target(self) -> SshTarget:
         """Where its sshd is."""
-        return SshTarget(self.name, self._port, self._host_key, self._lab_dir.key_file)
+        key_file, booting = self._lab_dir.key_file, self.stage == LAUNCHED
+        keys_come_late = self.plan.has_seed and booting
+        return SshTarget(self.name, self._port, self._host_key, key_file, keys_come_late)
 
     @asynccontextmanager
     async def qmp(self, deadline: Deadline) -> AsyncIterator[Qmp]:
@@ -219,13 +232,24 @@ class RunningGuest:
             await self._console_says(self.plan.ready_line)
             self._passed("console")
         ssh = await self.connect(deadline)
+        if self.plan.has_seed:
+            await self._cloud_init(ssh, deadline)
         names = " ".join(nic.nic.name for nic in self.nics)
         program = await ssh.start(_LINKS_UP.format(nics=names))
         await program.line(deadline)
-        self._passed("ssh")
+        if not self.plan.has_seed:
+            self._passed("ssh")
         result = await program.result(deadline)
         if result.status != 0:
             raise GuestError(f"guest {self.name}: no data NICs: {harmless(result.stderr).strip()}")
+
+    async def _cloud_init(self, ssh: SshSession, deadline: Deadline) -> None:
+        """Wait until it is done. That we are in says that it did what we need."""
+        await ssh.run("true", deadline)
+        self._passed("ssh")
+        result = await ssh.run("cloud-init status --wait > /dev/null", deadline)
+        self.cloud_init_status = result.status
+        self._passed("cloud-init")
 
     async def _set_up(self, deadline: Deadline) -> None:
         ssh = await self.connect(deadline)
@@ -292,7 +316,8 @@ class RunningGuest:
     def _not_ready(self, deadline: Deadline, cause: Exception) -> WaitTimeoutError:
         console = tail(self.plan.files.console_log)
         warned = [f"QEMU: {_bare(line)}" for line in tail(self.plan.files.qemu_log, 3)]
-        stage = next((name for name in WAITING_FOR if name not in self.stages), "ready")
+        passed = {*self.stages, *(() if self.plan.has_seed else ("cloud-init",))}
+        stage = next((name for name in WAITING_FOR if name not in passed), "ready")
         why = f": {cause}" if isinstance(cause, WaitTimeoutError) else ""
         ends = "its console ends:" if console else "its console is empty: does the image boot?"
         return WaitTimeoutError(

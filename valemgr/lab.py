@@ -48,7 +48,7 @@ class Lab:
     """A lab: a topology, and what runs of it.
 
     `source` is a topology file or its folder, or a valemgr.topology.Lab. `timeout` is in seconds,
-    for each guest's start. `say` is called with each line of progress.
+    for each guest's start (else 120, with a disk 600). `say` is called with each line of progress.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Lab:
         source: str | Path | Topology,
         *,
         accel: str = "auto",
-        timeout: float = 120.0,
+        timeout: float | None = None,
         say: Callable[[str], None] = _silent,
     ) -> None:
         self.path: Path | None = None

@@ -40,7 +40,7 @@ class PairRequest:
     image: str = "micro"
     accel: AccelChoice = AccelChoice.AUTO
     keep: bool = False
-    timeout: float = 60.0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ One guest, as QEMU sees it:
                   without spare slots has its NICs on the root bus and keeps those it has
     vale0, …      data NICs, named as the guest's interfaces are
     mgmt          user networking with a forwarded port on 127.0.0.1 that QEMU picks
-    fw_cfg        opt/org.vale/guest: the guest's identity
+    disk          the image's disk, if it has one; what the guest writes is in a file without a name
+                  in $TMPDIR (/var/tmp), gone with the process
+    fw_cfg, seed  the guest's identity: opt/org.vale/guest, or a NoCloud volume for cloud-init
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from typing import Any
 
 from valemgr.emulator import Emulator
 from valemgr.errors import UsageError, ValeError
-from valemgr.image import Image
+from valemgr.image import Disk, Identity, Image
 from valemgr.segments import neighbours
 from valemgr.topology import MGMT, Backend, Guest, Lab, Nic, Provider
 from valemgr.wiring import Place, Wire, choose, option, wire
@@ -30,6 +32,7 @@ MGMT_ADDRESS = "10.0.2.15/24"
 FW_CFG_NAME = "opt/org.vale/guest"
 # Under TCG a plain CPU boots and copies faster than `max`, whose vector code is emulated.
 TCG_CPU = "Nehalem"
+SEED_DEVICE = "virtio-blk-pci,drive=seed"
 MACHINE = "q35"
 MACHINE_SHARED = "q35,memory-backend=mem"
 
@@ -54,6 +57,7 @@ class GuestFiles:
     console_log: Path
     qemu_log: Path
     identity: Path
+    seed: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,11 @@ class GuestPlan:
         """Whether valed can map its memory, as vhost-user needs."""
         return MACHINE_SHARED in self.argv
 
+    @property
+    def has_seed(self) -> bool:
+        """Whether cloud-init gives it its identity."""
+        return SEED_DEVICE in self.argv
+
 
 def pin(lab: Lab, known: Mapping[tuple[str, str], str] | None = None) -> Lab:
     """The lab with every NIC's MAC said: its own, else the one known for it, else a stable one."""
@@ -121,6 +130,8 @@ def plan_guest(lab: Lab, guest: Guest, host: Host) -> GuestPlan:
     argv = (
         *_machine_args(lab, guest, host, image, _shares_memory(guest, nics, host)),
         *_monitor_args(files),
+        *(_disk_args(image.disk) if image.disk else ()),
+        *_identity_args(image.identity, files),
         *(word for slot in range(slots) for word in _slot_args(slot)),
         *(word for each in wires for word in each.argv()),
         *_mgmt_args(mgmt_mac),
@@ -171,6 +182,7 @@ def guest_files(lab_dir: Path, guest: str) -> GuestFiles:
         console_log=lab_dir / f"{guest}.console.log",
         qemu_log=lab_dir / f"{guest}.qemu.log",
         identity=lab_dir / f"{guest}.json",
+        seed=lab_dir / f"{guest}.seed",
     )
     if len(str(files.console)) > SOCKET_PATH_MAX:
         raise UsageError(
@@ -206,9 +218,15 @@ def _machine_args(
         *("-accel", host.accelerator),
         *("-cpu", "host" if host.accelerator == "kvm" else TCG_CPU),
         *("-smp", str(guest.cpus), "-m", size),
-        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.append),
+        *_kernel_args(image),
         *("-device", "virtio-rng-pci"),
     )
+
+
+def _kernel_args(image: Image) -> tuple[str, ...]:
+    if image.kernel is None:
+        return ()
+    return ("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.append)
 
 
 def _monitor_args(files: GuestFiles) -> tuple[str, ...]:
@@ -216,14 +234,24 @@ def _monitor_args(files: GuestFiles) -> tuple[str, ...]:
         words = {"type": "socket", "id": name, "path": path, "server": True, "wait": False}
         return option(words | more)
 
-    fw_cfg = option({"name": FW_CFG_NAME, "file": files.identity})
     return (
         *("-chardev", server("ctl", files.ctl), "-mon", "chardev=ctl,mode=control"),
         *("-chardev", server("events", files.events), "-mon", "chardev=events,mode=control"),
         *("-chardev", server("console", files.console, logfile=files.console_log)),
         *("-serial", "chardev:console"),
-        *("-fw_cfg", fw_cfg),
     )
+
+
+def _disk_args(disk: Disk) -> tuple[str, ...]:
+    drive = {"if": "none", "id": "disk", "file": disk.path, "format": disk.format, "snapshot": True}
+    return ("-drive", option(drive), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
+
+
+def _identity_args(kind: Identity, files: GuestFiles) -> tuple[str, ...]:
+    if kind is Identity.FW_CFG:
+        return ("-fw_cfg", option({"name": FW_CFG_NAME, "file": files.identity}))
+    drive = {"if": "none", "id": "seed", "file": files.seed, "format": "raw", "read-only": True}
+    return ("-drive", option(drive), "-device", SEED_DEVICE)
 
 
 def _slot_args(slot: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from valemgr import addressing, authoring, topology
 from valemgr.draft import Draft, Sheet, Wires, draft
 from valemgr.errors import TopologyError, UsageError
 from valemgr.findings import suggest
+from valemgr.image import DISK_SUFFIXES
 from valemgr.names import check_label
 from valemgr.topology import Backend, Provider
 from valemgr.yamlfile import Document, KeyPath
@@ -171,7 +172,7 @@ def _guest(
         values = {field: getattr(layer.keys, key) for key, field in GUEST_KEYS.items()}
         parts |= {field: value for field, value in values.items() if value is not None}
     for key in ("image", "qemu"):
-        if "/" in parts.get(key, ""):
+        if "/" in (said := parts.get(key, "")) or said.endswith(DISK_SUFFIXES):
             parts[key] = str((sheet.folder / Path(parts[key]).expanduser()).resolve())
     nics = {one.name: _nic(sheet, one) for one in drafts if one.segment}
     parts |= {

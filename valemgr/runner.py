@@ -44,10 +44,13 @@ PORT_SECONDS = 5.0  # until valed has noticed that a port's owner is gone
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a lab is to run; `timeout` is for each guest, from its launch until it is set up."""
+    """How a lab is to run; `timeout` is for each guest, from its launch until it is set up.
+
+    Without one, each has as long as its image may take.
+    """
 
     keep: bool = False
-    timeout: float = 60.0
+    timeout: float | None = None
     keep_on_error: bool = False
     source: str = ""
 
@@ -283,7 +286,8 @@ class RunningLab:
         await self._conditions(guest)
 
     async def _boot(self, guest: RunningGuest) -> None:
-        deadline = Deadline(self.options.timeout)
+        image = self.env.images[guest.spec.image]
+        deadline = Deadline(self.options.timeout or image.boot_seconds)
         await guest.wait_qmp(deadline)
         self._launched[guest.name].set()
         self._write()
@@ -291,9 +295,20 @@ class RunningLab:
         how = ", ".join(self._wiring_words(guest, nic) for nic in guest.nics) or "no data NICs"
         self._say(f"guest {guest.name}: booting ({self.env.accelerator.name}); {how}")
         await guest.wait_ready(deadline)
+        if guest.plan.has_seed:
+            await self._complete(guest)
         await guest.set_up(deadline)
         self._write()
         self._say(f"guest {guest.name}: ready after {max(guest.stages.values()):.1f} s")
+
+    async def _complete(self, guest: RunningGuest) -> None:
+        """Tell a guest what cloud-init could not."""
+        if guest.cloud_init_status:
+            hint = f"'valemgr exec {guest.name} -- cloud-init status --long' says which"
+            self._say(f"guest {guest.name}: cloud-init failed in some things: {hint}")
+        for nic in (planned.nic for planned in guest.nics):
+            known = segments.neighbours(self.lab, guest.name, nic)
+            await self._tell(guest, segments.complete_nic(nic, known))
 
     async def _conditions(self, guest: RunningGuest) -> None:
         """What the topology calls ready; it may need others, so they come first."""
@@ -335,7 +350,7 @@ class RunningLab:
         if entry:
             await self._free_ports(entry.model.nics)
         files = guest_files(self.dir.path, name)
-        for path in (files.ctl, files.events, files.console, files.identity):
+        for path in (files.ctl, files.events, files.console, files.identity, files.seed):
             path.unlink(missing_ok=True)
         self._write()
 

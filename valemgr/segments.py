@@ -13,11 +13,16 @@ from valemgr.topology import Lab, Nic
 
 _FIND = """
 want={mac}
-for try in $(seq 200); do
+find() {{
+    found=
     for d in /sys/class/net/*; do
         [ "$(cat $d/address)" = $want ] && found=${{d##*/}}
     done
-    [ -n "$found" ] && break
+    [ -n "$found" ]
+}}
+for try in $(seq 200); do
+    # Where udev gives it a name of its own, let that be done first.
+    find && {{ udevadm settle || :; find; }} && break
     modprobe -aq $(cat /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias) || :
     sleep 0.05
 done 2>/dev/null
@@ -59,8 +64,24 @@ def host_of(address: str) -> str:
 
 def set_up_nic(nic: Nic, known: Mapping[str, str]) -> str:
     """A shell script that gives a NIC that was just plugged its name and settings."""
-    lines = [_FIND.format(mac=nic.mac, name=nic.name), *change_nic(None, nic, {}, known)]
+    lines = [
+        _FIND.format(mac=nic.mac, name=nic.name),
+        *_quiet(nic),
+        *change_nic(None, nic, {}, known),
+    ]
     return "\n".join([*lines, _LINK_UP.format(name=nic.name)])
+
+
+def complete_nic(nic: Nic, known: Mapping[str, str]) -> list[str]:
+    """Shell lines for what a NIC that cloud-init has set up still lacks."""
+    return [*_quiet(nic), *change_neighbours(nic.name, {}, known)]
+
+
+def _quiet(nic: Nic) -> list[str]:
+    """Shell lines that keep a NIC without IPv6 addresses from making itself one."""
+    if any(":" in address for address in nic.addresses):
+        return []
+    return [f"c=/proc/sys/net/ipv6/conf/{nic.name}/disable_ipv6", "[ ! -e $c ] || echo 1 > $c"]
 
 
 def change_nic(

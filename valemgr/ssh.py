@@ -40,6 +40,7 @@ class SshTarget:
     port: int
     host_key: str
     key_file: Path
+    keys_come_late: bool = False  # its sshd may run before it has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,12 @@ class SshSession:
 
     @classmethod
     async def connect(cls, target: SshTarget, deadline: Deadline) -> Self:
-        """Try until sshd shows its banner, then log in; a refused key or host key is final."""
+        """Try until sshd shows its banner, then log in; a refused key or host key is final.
+
+        Unless keys come late: then these are tried until they are there.
+        """
         session = cls(target)
+        passing = (*_PASSING_ERRORS, SshError) if target.keys_come_late else _PASSING_ERRORS
         patience = BANNER_SECONDS_FIRST
 
         async def attempt() -> None:
@@ -98,7 +103,7 @@ class SshSession:
             await session._log_in(sock, deadline.left)
 
         try:
-            await deadline.retry(f"guest {target.guest}: SSH", attempt, _PASSING_ERRORS, every=0.05)
+            await deadline.retry(f"guest {target.guest}: SSH", attempt, passing, every=0.05)
         except BaseException:
             session.close()
             raise

@@ -136,13 +136,13 @@ class LabDir:
         """Remove everything."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def write_file(self, path: Path, text: str) -> None:
+    def write_file(self, path: Path, data: str | bytes) -> None:
         """Write a private file atomically."""
         new = path.with_name(path.name + ".new")
         try:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w") as stream:
-                stream.write(text)
+            with os.fdopen(fd, "wb") as stream:
+                stream.write(data.encode() if isinstance(data, str) else data)
             new.replace(path)
         except OSError as exc:
             raise StoreError(f"cannot write {path}: {exc.strerror}") from exc

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
-from valemgr.image import Image
+from valemgr.image import Disk, DiskFormat, Identity, Image
 from valemgr.plan import (
     GuestPlan,
     Host,
@@ -30,6 +30,10 @@ pytestmark = pytest.mark.unit
 MICRO = Image(
     "micro", Path("/i/micro/vmlinuz"), Path("/i/micro/initrd.img"), "console=ttyS0", "ready", {}
 )
+CLOUD = Image(
+    "cloud.img", None, None, "", "", {}, Disk(Path("/i/cloud, 12.img"), DiskFormat.QCOW2),
+    Identity.NOCLOUD,
+)  # fmt: skip
 OURS = Emulator(Path("/b/qemu-system-x86_64-vale"), (7, 2), has_netmap=True)
 STOCK = Emulator(Path("/usr/bin/qemu-system-x86_64"), (7, 2), has_netmap=False)
 
@@ -41,7 +45,7 @@ def host(
         emulators={"": emulator},
         accelerator=accelerator,
         place=Place(rundir=Path("/run/vale"), lab_dir=Path(lab_dir)),
-        images={"micro": MICRO},
+        images={"micro": MICRO, "cloud": CLOUD},
     )
 
 
@@ -65,6 +69,11 @@ def spare_lab() -> Lab:
     return Lab(name="vale1", guests=(Guest(name="a", cpus=2, spare=2, nics=nics),))
 
 
+def disk_lab() -> Lab:
+    nic = Nic(name="vale0", port="vale1:a", addresses=("198.18.0.1/24",))
+    return Lab(name="vale1", guests=(Guest(name="a", image="cloud", spare=0, nics=(nic,)),))
+
+
 @pytest.mark.parametrize(
     ("name", "lab", "where"),
     [
@@ -73,6 +82,7 @@ def spare_lab() -> Lab:
         ("pair-e1000-kvm", pair_lab("vale1", NicModel.E1000), host("kvm")),
         ("pair-stock", pair_lab("vale1"), host(emulator=STOCK)),
         ("spare", spare_lab(), host()),
+        ("disk", disk_lab(), host()),
     ],
 )
 def test_golden(golden: Callable[[str, str], None], name: str, lab: Lab, where: Host) -> None:
@@ -123,6 +133,13 @@ def test_neighbours_are_those_of_the_segment() -> None:
     assert first.identity["nics"][0]["neighbours"] == [
         {"address": "10.0.0.2", "mac": mac_for("l", "g2", "eth1")}
     ]
+
+
+def test_cloud_init_is_told_by_a_volume_and_others_by_fw_cfg() -> None:
+    (cloud,) = plans(disk_lab(), host())
+    assert cloud.has_seed
+    assert "-fw_cfg" not in cloud.argv
+    assert not any(guest.has_seed for guest in plans(pair_lab("vale1"), host()))
 
 
 def test_a_guest_with_spare_slots_has_a_root_port_for_each_and_for_its_nics() -> None:

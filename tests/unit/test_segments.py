@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from valemgr.segments import change_neighbours, change_nic, neighbours, script, set_up_nic
+from valemgr.segments import (
+    change_neighbours,
+    change_nic,
+    complete_nic,
+    neighbours,
+    script,
+    set_up_nic,
+)
 from valemgr.topology import Cable, Guest, Lab, Nic, Switch
 
 pytestmark = pytest.mark.unit
@@ -186,6 +193,17 @@ def test_a_nic_that_gets_its_first_ipv6_address_later() -> None:
     interface, known = run(set_up_nic(before, {"10.0.0.2": MAC}), "\n".join(change))
     assert addresses(interface) == ["10.0.0.1/24", "fd00::1/64"]
     assert known == KNOWN
+
+
+@in_namespace
+def test_a_nic_that_cloud_init_has_set_up_is_completed() -> None:
+    prepare = PREPARE.replace("echo 1", "echo 0") + (
+        "ip link set dev ens9 name eth1 up; ip addr add 10.0.0.1/24 dev eth1\n"
+    )
+    known = {"10.0.0.2": KNOWN["10.0.0.2"]}
+    lines = "\n".join(complete_nic(nic("10.0.0.1/24"), known))
+    interface, told = run(lines, prepare=prepare)
+    assert (addresses(interface), told) == (["10.0.0.1/24"], known)  # and no link-local one
 
 
 @in_namespace
