@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 CONSOLE_LOOK_SECONDS = 1.0
 DEATH_SECONDS = 0.5
 CONDITION_SECONDS = 0.25
+GRACE_SECONDS = 5.0
 PANIC, PANIC_LINES = "Kernel panic - not syncing: ", 100
 WAITING_FOR = {
     "process": "QEMU to start",
@@ -148,7 +149,9 @@ class RunningGuest:
         """Wait until every readiness condition of its topology holds."""
         for condition in self.spec.ready:
             deadline = Deadline(condition.timeout)
-            await self._while_alive(self._holds(condition, deadline), deadline)
+            # Its own deadline comes first: it knows what the command said last.
+            work = self._holds(condition, deadline)
+            await self._while_alive(work, deadline, GRACE_SECONDS)
 
     async def connect(self, deadline: Deadline) -> SshSession:
         """SSH to a guest that is ready; kept open until `disconnect`."""
@@ -270,12 +273,20 @@ class RunningGuest:
     async def _holds(self, condition: Condition, deadline: Deadline) -> None:
         """Repeat a condition's command until it succeeds and says what it should."""
         ssh = await self.connect(deadline)
-        await deadline.retry(
-            f"guest {self.name}: '{condition.exec}'",
-            lambda: expect(ssh, condition, deadline),
-            (ConditionError,),
-            every=CONDITION_SECONDS,
-        )
+        what, last = f"'{condition.exec}'", None
+
+        async def attempt() -> None:
+            nonlocal last
+            try:
+                await expect(ssh, condition, deadline)
+            except ConditionError as exc:
+                last = exc
+                raise
+
+        try:
+            await deadline.retry(what, attempt, (ConditionError,), every=CONDITION_SECONDS)
+        except WaitTimeoutError as exc:  # perhaps in the middle of one more attempt
+            raise deadline.timeout(what, last or exc) from exc
 
     async def _console_says(self, line: str) -> None:
         """Read the console until it says so; what QEMU wrote before it let us in is in its log."""
@@ -292,12 +303,14 @@ class RunningGuest:
         finally:
             writer.close()
 
-    async def _while_alive(self, step: Coroutine[None, None, None], deadline: Deadline) -> None:
+    async def _while_alive(
+        self, step: Coroutine[None, None, None], deadline: Deadline, grace: float = 0.0
+    ) -> None:
         """Run one stage; the process's death or the deadline becomes an error with a console."""
         task = asyncio.ensure_future(step)
         death = asyncio.ensure_future(self.process.exited())
         try:
-            async with asyncio.timeout(deadline.left):
+            async with asyncio.timeout(deadline.left + grace):
                 await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and task.exception() and not death.done():
                 # A guest that dies first hangs up on us: let its end be the news, not that.

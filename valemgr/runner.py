@@ -276,16 +276,17 @@ class RunningLab:
             self._dead.pop(guest.name, None)
             self.guests[guest.name] = running
             self._write()
-            await self._boot(running)
-        await self._conditions(running)
+            deadline = await self._boot(running)
+        await self._set_up(running, deadline)
 
     async def _finish(self, guest: RunningGuest) -> None:
         """A guest that an earlier valemgr launched, and no more."""
         async with self._boots:
-            await self._boot(guest)
-        await self._conditions(guest)
+            deadline = await self._boot(guest)
+        await self._set_up(guest, deadline)
 
-    async def _boot(self, guest: RunningGuest) -> None:
+    async def _boot(self, guest: RunningGuest) -> Deadline:
+        """Until a command has run in it; what is left of its time."""
         image = self.env.images[guest.spec.image]
         deadline = Deadline(self.options.timeout or image.boot_seconds)
         await guest.wait_qmp(deadline)
@@ -295,11 +296,16 @@ class RunningLab:
         how = ", ".join(self._wiring_words(guest, nic) for nic in guest.nics) or "no data NICs"
         self._say(f"guest {guest.name}: booting ({self.env.accelerator.name}); {how}")
         await guest.wait_ready(deadline)
+        return deadline
+
+    async def _set_up(self, guest: RunningGuest, deadline: Deadline) -> None:
+        """What it does itself then; others may boot meanwhile."""
         if guest.plan.has_seed:
             await self._complete(guest)
         await guest.set_up(deadline)
         self._write()
         self._say(f"guest {guest.name}: ready after {max(guest.stages.values()):.1f} s")
+        await self._conditions(guest)
 
     async def _complete(self, guest: RunningGuest) -> None:
         """Tell a guest what cloud-init could not."""
