@@ -48,7 +48,7 @@ venv: deps            ## install valemgr and what tests need into build/venv
 test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
-test-all: deps-test all sanitized qemu-matrix $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
+test-all: deps-test all sanitized qemu-matrix image-debian $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
 	@./deps.sh packages-bench.txt
 	$(PYTEST) tests
 	@./deps.sh packages-deb.txt

@@ -100,7 +100,12 @@ def load(name: str) -> Image:
     looked = ", ".join(str(folder.parent) for folder in candidates)
     meant = "" if os.sep in name else closest(name, image_names())
     guess = f", or did you mean '{meant}'?" if meant else ""
-    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: {remedy('vale-images')}{guess}")
+    raise EnvironmentUnfitError(f"no image '{name}' in {looked}: {_remedy(name)}{guess}")
+
+
+def _remedy(name: str) -> str:
+    """What makes it, if it is one of ours."""
+    return "run 'make image-debian'" if name == "debian" else remedy("vale-images")
 
 
 def _bare_disk(path: Path) -> Image:
