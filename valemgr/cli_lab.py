@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands over a lab's life: up, apply, down, status, wait, save, inspect."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,7 +135,8 @@ def down(
     from valemgr.lablog import lab_log
 
     async def end() -> None:
-        for lab_dir in labs.labs_to_end(lab_name(lab), everything):
+        name = lab_name(lab) if everything else lab_meant(lab)
+        for lab_dir in labs.labs_to_end(name, everything):
             with lab_log(lab_dir.lab):
                 ended = await lifecycle.end(lab_dir, force)
             context.obj(f"lab {lab_dir.lab}: {ended} guests ended")
@@ -148,7 +150,7 @@ def status(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
 
     rows = [asdict(guest) for guest in run(labs.status(lab_name(lab)))]
     if not rows and form is Format.TABLE:
-        note("no lab runs; try 'valemgr pair vale1 --keep'")
+        note("no lab runs; start one by 'valemgr up' or 'valemgr pair vale1 --keep'")
     else:
         emit(render(form, STATUS_COLUMNS, rows, key="guests"))
     for name in labs.unreadable():
@@ -166,7 +168,7 @@ def wait(
     from valemgr import labs
     from valemgr.deadline import Deadline
 
-    lab_dir = labs.only_lab(lab_name(lab))
+    lab_dir = labs.only_lab(lab_meant(lab))
     run(labs.wait(lab_dir, Deadline(timeout)))
     context.obj(f"lab {lab_dir.lab}: every guest is ready")
     if test:
@@ -183,7 +185,7 @@ def save(
     from valemgr.errors import StoreError
     from valemgr.labfile import dump_lab
 
-    text = dump_lab(_present(lab_name(lab)))
+    text = dump_lab(_present(lab_meant(lab)))
     if output is None:
         emit(text)
         return
@@ -197,7 +199,7 @@ def inspect(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
     """Show every NIC of a lab with its addresses, port and peer."""
     from valemgr import labs
 
-    emit(render(form, INSPECT_COLUMNS, labs.inspect(labs.only_lab(lab_name(lab))), key="nics"))
+    emit(render(form, INSPECT_COLUMNS, labs.inspect(labs.only_lab(lab_meant(lab))), key="nics"))
 
 
 def load(where: str | None) -> tuple["Lab", str]:
@@ -213,6 +215,18 @@ def lab_name(where: str | None) -> str | None:
     if where and (where.endswith((".yml", ".yaml")) or "/" in where or where == "."):
         return load(where)[0].name
     return where
+
+
+def lab_meant(where: str | None) -> str | None:
+    """The same; without a word, where several labs run, that of the only topology file here."""
+    from valemgr.errors import UsageError
+    from valemgr.state import LabDir, all_labs
+
+    if where is None and len(all_labs()) > 1:
+        with suppress(UsageError):
+            here = load(None)[0].name
+            return here if LabDir(here).exists else None
+    return lab_name(where)
 
 
 Report = tuple[str, tuple[Column, ...], list[dict[str, Any]]]
