@@ -109,7 +109,7 @@ class Place:
 
     def ping(self, guest: str, address: str, *options: str) -> None:
         """Three pings that all come back."""
-        said = self.ok("exec", guest, "--", "ping", "-c", "3", "-W", "10", *options, address)
+        said = self.ok("exec", guest, "--", "ping", "-c3", "-i0.2", "-W10", *options, address)
         assert "3 packets received, 0% packet loss" in said
 
     def guests(self) -> list[int]:
