@@ -75,6 +75,9 @@ bench-guest: all      ## guest to guest, our backend, vhost-user and QEMU's stre
 	@$(B)/venv/bin/python bench/guests.py --netdev netmap --model e1000
 	@$(B)/venv/bin/python bench/hub.py
 
+bench-labs: all       ## labs: until they are ready, what an apply does to others, what commands take
+	@$(B)/venv/bin/python bench/labs.py
+
 bench-kernel: all     ## our backend and QEMU's own on the real module in a guest: make bench-kernel NETMAP_KO=FILE
 	@+$(MAKE) --no-print-directory -s QEMU_VARIANT=upstream qemu
 	@guest-tests/kernel/run.py --bench $(if $(NETMAP_KO),'$(NETMAP_KO)')
@@ -110,4 +113,4 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-kernel bench-peers lint deps deps-test clean
+.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-labs bench-kernel bench-peers lint deps deps-test clean
