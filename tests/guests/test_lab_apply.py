@@ -11,14 +11,14 @@ Each test applies a file to the lab that the one before has left, and looks at w
 switch and the state file say then.
 """
 
-import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from lib.place import Place, finish, missing
+from lib.place import Flow, Place, missing
 
 pytestmark = pytest.mark.guest
 
@@ -72,42 +72,21 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         place.close()
 
 
-class Flow:
+@contextmanager
+def flow(place: Place) -> Iterator[None]:
     """UDP from a to b, for as long as the block runs; then every frame must have come."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        self.before = self.place.ports()
-        self.receiver = self.place.start("exec", "b", "vale-udp-recv --json --idle-ms 60000")
-        assert self.receiver.stdout
-        assert self.receiver.stdout.readline() == "ready\n"
-        self.sender = self.place.start(
-            "exec", "a", f"vale-udp-send --to 198.18.0.2 --rate {RATE} --seconds 600 --json"
-        )
-        port = "vale1:b"
-        self.place.wait_for(
-            "frames", lambda: self.frames(port, "tx") > self.before[port]["tx"]["frames"] + 10
-        )
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self.place.ok("exec", "a", "killall -INT vale-udp-send")
-        sent = json.loads(finish(self.sender).stdout)
-        got = json.loads(finish(self.receiver).stdout)
-        if kind:
-            return
-        assert sent["seconds"] > 1
-        assert got["sent_by_peer"] == sent["sent"] > RATE
-        assert (got["lost"], got["duplicated"], got["reordered"]) == (0, 0, 0)
-        assert got["received"] == sent["sent"]
-        after = self.place.ports()
-        for port in ("vale1:a", "vale1:b"):
-            for side in ("rx", "tx"):
-                assert after[port][side]["dropped"] == self.before[port][side]["dropped"] == {}
-
-    def frames(self, port: str, side: str) -> int:
-        return int(self.place.ports()[port][side]["frames"])
+    before = place.ports()
+    with Flow(place, "a", "b", "198.18.0.2", RATE) as made:
+        place.wait_for("frames", lambda: place.ports()["vale1:b"]["tx"]["frames"] > 10)
+        yield
+    assert made.sent["seconds"] > 1
+    assert made.got["sent_by_peer"] == made.sent["sent"] > RATE
+    assert (made.got["lost"], made.got["duplicated"], made.got["reordered"]) == (0, 0, 0)
+    assert made.got["received"] == made.sent["sent"]
+    after = place.ports()
+    for port in ("vale1:a", "vale1:b"):
+        for side in ("rx", "tx"):
+            assert after[port][side]["dropped"] == before[port][side]["dropped"] == {}
 
 
 def test_a_dry_run_changes_nothing(running: Running) -> None:
@@ -121,7 +100,7 @@ def test_a_dry_run_changes_nothing(running: Running) -> None:
 
 
 def test_a_guest_comes_and_nobody_loses_a_frame(running: Running) -> None:
-    with Flow(running.place):
+    with flow(running.place):
         assert running.apply(lab(guests=C)) == ["+ guest c"]
     running.place.ping("c", "198.18.0.1")
     known = running.place.ok("exec", "a", "ip neigh show dev vale0")
@@ -144,7 +123,7 @@ def test_more_memory_is_another_guest_in_its_place(running: Running) -> None:
 
 
 def test_a_guest_goes_and_nobody_loses_a_frame(running: Running) -> None:
-    with Flow(running.place):
+    with flow(running.place):
         assert running.apply(lab()) == ["- guest c"]
     assert set(running.place.status("apply")) == {"a", "b"}
     assert set(running.place.ports()) == {"vale1:a", "vale1:b"}
@@ -193,7 +172,7 @@ def test_a_nic_is_plugged_and_carries_frames(running: Running, what: str) -> Non
 def test_a_nic_moves_to_another_switch(running: Running) -> None:
     place = running.place
     x1 = plugged("virtio by netmap")
-    with Flow(place):
+    with flow(place):
         changes = running.apply(
             lab(plugged("virtio by netmap", "vale3"), x1).replace("vale2: }", "vale2: , vale3: }")
         )
@@ -255,8 +234,7 @@ def test_impairments_come_are_counted_and_go(running: Running) -> None:
 def test_a_link_comes_and_goes(running: Running) -> None:
     place = running.place
     link = "links: [{endpoints: ['a:p1', 'b:p1'], mtu: 9000}]\n"
-    with Flow(place):
-        running.apply(lab(rest=link))
+    running.apply(lab(rest=link))
     nics = running.nics()
     assert set(nics) == {"a:vale0", "b:vale0", "a:p1", "b:p1"}
     assert nics["a:p1"]["peer"] == "b:p1"
@@ -264,7 +242,7 @@ def test_a_link_comes_and_goes(running: Running) -> None:
     assert place.switches()[private]["p2p"] is True
     place.ping("a", nics["b:p1"]["addresses"][0].partition("/")[0], "-s", "8900")
     running.again(lab(rest=link))
-    with Flow(place):
+    with flow(place):
         running.apply(lab())
     assert set(place.ports()) == {"vale1:a", "vale1:b"}
     assert set(place.switches()) == {"vale1"}
@@ -276,11 +254,13 @@ def test_a_step_that_fails_disturbs_nobody(running: Running) -> None:
     place = running.place
     startup = "['true', 'echo no luck; exit 7']"
     bad = f"  d: {{nics: [{{switch: vale1, backend: stream}}], startup: {startup}}}\n"
-    with Flow(place):
-        said = place.fails(1, "apply", place.write("apply", lab(guests=bad)))
+    before = place.ports()
+    said = place.fails(1, "apply", place.write("apply", lab(guests=bad)))
     assert "guest d: startup command 'echo no luck; exit 7' failed (status 7): no luck" in said
     assert running.stayed() == running.pids
-    assert set(place.ports()) == {"vale1:a", "vale1:b"}
+    after = place.ports()
+    assert set(after) == {"vale1:a", "vale1:b"}
+    assert all(after[name]["peer"] == before[name]["peer"] for name in after)
     status = place.status("apply")
     assert {name: row["state"] for name, row in status.items()} == {
         "a": "running", "b": "running", "d": "not started",

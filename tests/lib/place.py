@@ -19,7 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lib.qmp import Qmp
 from valemgr import image, locate
@@ -164,6 +164,32 @@ class Place:
             os.kill(self.valed(), signal.SIGTERM)
         except OSError:
             print("no valed left")
+
+
+class Flow:
+    """Numbered datagrams from one guest to another, for as long as a block runs.
+
+    Behind it, `sent` and `got` hold what both programs report.
+    """
+
+    def __init__(self, place: Place, sender: str, receiver: str, address: str, rate: int) -> None:
+        self.place, self.sender, self.receiver = place, sender, receiver
+        self.command = f"vale-udp-send --to {address} --rate {rate} --seconds 3600 --json"
+        self.sent: dict[str, Any] = {}
+        self.got: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        receive = "vale-udp-recv --json --idle-ms 60000"
+        self.receiving = self.place.start("exec", self.receiver, receive)
+        assert self.receiving.stdout
+        assert self.receiving.stdout.readline() == "ready\n"
+        self.sending = self.place.start("exec", self.sender, self.command)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.place.ok("exec", self.sender, "killall -INT vale-udp-send")
+        self.sent = json.loads(finish(self.sending).stdout)
+        self.got = json.loads(finish(self.receiving).stdout)
 
 
 def finish(process: "subprocess.Popen[str]", stdin: str = "") -> "subprocess.CompletedProcess[str]":
