@@ -169,9 +169,9 @@ class RunningGuest:
     @property
     def target(self) -> SshTarget:
         """Where its sshd is."""
-        key_file, booting = self._lab_dir.key_file, self.stage == LAUNCHED
-        keys_come_late = self.plan.has_seed and booting
-        return SshTarget(self.name, self._port, self._host_key, key_file, keys_come_late)
+        key_file, listens = self._lab_dir.key_file, self.stage != LAUNCHED
+        late = self.plan.has_seed and not listens
+        return SshTarget(self.name, self._port, self._host_key, key_file, listens, late)
 
     @asynccontextmanager
     async def qmp(self, deadline: Deadline) -> AsyncIterator[Qmp]:

@@ -35,8 +35,8 @@ class FoundGuest:
         if not self.entry.ssh_port:
             lab = self.lab_dir.lab
             raise LabError(f"guest {self.name} is just being started: 'valemgr wait {lab}'")
-        key_file = self.lab_dir.key_file
-        return SshTarget(self.name, self.entry.ssh_port, self.entry.host_key, key_file)
+        key_file, listens = self.lab_dir.key_file, self.entry.stage != LAUNCHED
+        return SshTarget(self.name, self.entry.ssh_port, self.entry.host_key, key_file, listens)
 
     def openssh(self) -> str:
         """The line by which OpenSSH reaches it."""

@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 OUTPUT_MAX = 1 << 20
 # A guest that does not listen yet swallows a connection silently: give up on it, try a fresh one.
-BANNER_SECONDS_FIRST, BANNER_SECONDS_MAX = 0.5, 5.0
+# One that listens is busy, and each connection that is given up makes it more so.
+BANNER_SECONDS_FIRST, BANNER_SECONDS_MAX, BANNER_SECONDS_SLOW = 0.5, 5.0, 15.0
 _PASSING_ERRORS = (OSError, EOFError, paramiko.SSHException)
 
 
@@ -40,7 +41,8 @@ class SshTarget:
     port: int
     host_key: str
     key_file: Path
-    keys_come_late: bool = False  # its sshd may run before it has them
+    listens: bool = False  # for certain
+    keys_come_late: bool = False  # it boots slowly, and its sshd may run before it has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,13 @@ class SshSession:
         """
         session = cls(target)
         passing = (*_PASSING_ERRORS, SshError) if target.keys_come_late else _PASSING_ERRORS
-        patience = BANNER_SECONDS_FIRST
+        patience = deadline.left if target.listens else BANNER_SECONDS_FIRST
+        most = BANNER_SECONDS_SLOW if target.keys_come_late else BANNER_SECONDS_MAX
 
         async def attempt() -> None:
             nonlocal patience
             sock = await _banner(target.port, min(patience, deadline.left))
-            patience = min(patience * 1.5, BANNER_SECONDS_MAX)
+            patience = min(patience * 1.5, most)
             await session._log_in(sock, deadline.left)
 
         try:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import paramiko
@@ -104,6 +105,25 @@ async def test_a_command_and_its_output(server: Server) -> None:
 async def test_a_foreign_host_key_is_refused_at_once(server: Server) -> None:
     with pytest.raises(SshError, match="host key is not the one we gave it"):
         await SshSession.connect(server.target(keys.generate().public), Deadline(10))
+
+
+async def test_keys_that_come_late_are_tried_until_they_are_there(server: Server) -> None:
+    theirs, server.authorized = server.authorized, keys.generate().public
+    asyncio.get_running_loop().call_later(0.3, setattr, server, "authorized", theirs)
+    target = replace(server.target(), keys_come_late=True)
+    session = await SshSession.connect(target, Deadline(20))
+    assert (await session.run("uname", Deadline(10))).status == 7
+    session.close()
+    never = replace(server.target(keys.generate().public), keys_come_late=True)
+    with pytest.raises(WaitTimeoutError):
+        await SshSession.connect(never, Deadline(0.5))
+
+
+async def test_one_that_listens_is_asked_once(server: Server) -> None:
+    server.silent = True
+    with pytest.raises(WaitTimeoutError, match="sshd is silent"):
+        await SshSession.connect(replace(server.target(), listens=True), Deadline(1.5))
+    assert len(server.kept) == 1
 
 
 async def test_a_refused_key_is_named(server: Server) -> None:
