@@ -178,13 +178,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.lab.yml"
     path.write_text(
         "defaults: {image: ./here, qemu: ../qemu}\n"
-        "guests: {a: {files: [{from: conf, to: /etc/conf}]}, b: {image: micro}}\n"
+        "guests: {a: {files: [{from: conf, to: /etc/conf}]}, b: {image: micro}, "
+        "c: {image: c.img}}\n"
     )
-    one, other = load_lab(path).guests
+    one, other, disk = load_lab(path).guests
     assert one.files[0].source == str(tmp_path / "conf")
     assert one.image == str(tmp_path / "here")
     assert one.qemu == str(tmp_path.parent / "qemu")
     assert other.image == "micro"
+    assert disk.image == str(tmp_path / "c.img")
 
 
 def test_every_switch_is_listed_with_its_provider() -> None:
