@@ -189,6 +189,7 @@ def test_all_of_them_at_once() -> None:
         assert len(b.receive(10)) == 10
         check_books(valed.qmp().ports())
         lines = valed.errors().splitlines()
-        assert all(line.startswith("valed: uid 65534 is refused more") for line in lines), lines
+        who = os.geteuid() or 65534  # an ordinary user cannot become nobody
+        assert all(line.startswith(f"valed: uid {who} is refused more") for line in lines), lines
         rundir.chmod(0o700)
         valed.log.write_text("")
