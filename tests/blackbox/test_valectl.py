@@ -110,6 +110,7 @@ def test_vhost_user_port_listens(valed: Valed) -> None:
     ok(valed, "del", "vale1:v")
 
 
+@pytest.mark.interfaces
 def test_tap_is_opened_where_valectl_runs(valed: Valed) -> None:
     if reason := netns.why_not():
         pytest.skip(reason)

@@ -341,6 +341,7 @@ def test_stream(valed: Valed) -> None:
         assert seen(monitor, 2) == [(True, frame(BROADCAST, B)), (False, frame(B, A))]
 
 
+@pytest.mark.interfaces
 def test_tap(valed: Valed) -> None:
     """While the device is down nothing is delivered; its removal ends the monitor."""
     if reason := netns.why_not():

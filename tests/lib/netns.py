@@ -38,7 +38,7 @@ def why_not() -> str:
     if missing:
         return f"no {' and no '.join(missing)}: apt-get install iproute2 iputils-ping"
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
-        return "needs root and /dev/net/tun"
+        return "needs root and /dev/net/tun: test_rootless.py runs it without"
     try:
         with Namespace.make("probe"):
             return ""
