@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from valemgr.labfile import load_lab
 from valemgr.drawing.picture import svg
+from valemgr.labfile import load_lab
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name[0] not in "._")
