@@ -23,12 +23,12 @@ from typing import Any, TypeVar
 from valemgr import hotplug, keys, proc, segments, switchd
 from valemgr.deadline import Deadline
 from valemgr.environment import Environment, check_memory
-from valemgr.errors import GuestError, LabError, ValeError
+from valemgr.errors import GuestError, LabError, SwitchError, ValeError, WaitTimeoutError
 from valemgr.guest import RunningGuest, plan_of
 from valemgr.plan import Host, PlannedNic, guest_files, plan_guest, plan_nic, wire_nic
 from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
 from valemgr.state import SET_UP, GuestState, LabDir, LabState
-from valemgr.switchd import Switchd
+from valemgr.switchd import PortStats, Switchd
 from valemgr.tasks import together, uninterrupted, unless
 from valemgr.topology import Backend, Guest, Impair, Lab, Nic, Provider, Switch, listeners
 from valemgr.wiring import Place
@@ -458,18 +458,34 @@ class RunningLab:
         """What a valed has lost that was told to forget: settings of switches, ports of guests."""
         if self.switchd is None:
             return
-        names = {entry["name"] for entry in await self.switchd.switches()}
+        now = {str(entry["name"]): entry for entry in await self.switchd.switches()}
         for switch in self._switches.values():
-            if switch.settings() and switch.name not in {*names, *diff.unused}:
+            there = now.get(switch.name, {})
+            lost = any(there.get(key) != value for key, value in switch.settings().items())
+            if lost and switch.name not in diff.unused:
                 await self._set_up_switch(switch)
-        known = {port.name for port in await self.switchd.ports()}
+        known = {port.name: port for port in await self.switchd.ports()}
         for guest in self.guests.values():
             for planned in guest.nics:
-                wire = wire_nic(guest.spec, planned, self.host)
-                if wire.port_add and self._by_us(planned.nic) and planned.nic.port not in known:
-                    await self.switchd.add_port(wire.port_add)
-                    await self._impair(planned.nic)
-                    self._say(f"port {planned.nic.port}: made again")
+                if self._by_us(planned.nic) and planned.nic.port:
+                    await self._restore_port(guest, planned, known.get(planned.nic.port))
+
+    async def _restore_port(
+        self, guest: RunningGuest, planned: PlannedNic, port: PortStats | None
+    ) -> None:
+        nic, wire = planned.nic, wire_nic(guest.spec, planned, self.host)
+        if self.switchd and port is None and wire.port_add:
+            await self.switchd.add_port(wire.port_add)
+            await self._impair(nic)
+            self._say(f"port {nic.port}: made again")
+        elif _is_impaired(nic) and guest.stage == SET_UP and not (port and port.impaired):
+            # Where QEMU opens the port by itself, it may be just about to.
+            deadline = Deadline(PORT_SECONDS)
+            try:
+                await deadline.retry(f"port {nic.port}", lambda: self._impair(nic), (SwitchError,))
+                self._say(f"port {nic.port}: impaired again")
+            except WaitTimeoutError as exc:
+                self._say(f"port {nic.port}: cannot be impaired: {exc}")
 
     async def _set_up_switch(self, switch: Switch) -> None:
         labs = [lab.all_switches().get(switch.name) for lab in self._tried]
@@ -537,6 +553,10 @@ def _named(lab: Lab, name: str) -> Guest:
     if found is None:
         raise LabError(f"lab {lab.name} has no guest {name}")
     return found
+
+
+def _is_impaired(nic: Nic) -> bool:
+    return any(each and each.settings() for each in (nic.impair.into, nic.impair.out))
 
 
 def _with_nics(guest: Guest, nics: list[Nic]) -> Guest:

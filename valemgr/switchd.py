@@ -46,6 +46,7 @@ class PortStats:
     tx_frames: int
     tx_bytes: int
     tx_dropped: dict[str, int]
+    impaired: bool = False
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> "PortStats":
@@ -62,6 +63,7 @@ class PortStats:
             tx_frames=tx["frames"],
             tx_bytes=tx["bytes"],
             tx_dropped=dict(tx.get("dropped", {})),
+            impaired="in" in raw or "out" in raw,
         )
 
 
@@ -90,7 +92,7 @@ class Switchd:
         return ".".join(str(parts.get(key, "?")) for key in ("major", "minor", "micro"))
 
     async def switches(self) -> list[dict[str, Any]]:
-        """Names and numbers of ports."""
+        """Names, numbers of ports, settings in force."""
         return list(await self._call("query-switches"))
 
     async def ports(self, switch: str | None = None) -> list[PortStats]:

@@ -208,11 +208,13 @@ class FakeSwitchd(Switchd):
         match command:
             case "query-switches":
                 used = {port.partition(":")[0] for port in [*world.ports, *native]}
-                return [{"name": n, "ports": 0} for n in sorted(used | world.switches.keys())]
+                names = sorted(used | world.switches.keys())
+                return [{"name": n, "ports": 0, **world.switches.get(n, {})} for n in names]
             case "query-ports":
                 counts = {"frames": 0, "bytes": 0, "offered": 0}
                 return [
                     {"name": n, "kind": kind, "rx": counts, "tx": counts}
+                    | {k: v for k, v in world.impaired.get(n, {}).items() if v}
                     for n, kind in [*world.ports.items(), *((n, "native") for n in native)]
                     if n.startswith(words.get("switch", ""))
                 ]
