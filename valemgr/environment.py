@@ -50,11 +50,11 @@ async def find(lab: Lab, choice: accel.AccelChoice) -> Environment:
     return Environment(dict(zip(paths, found, strict=True)), accel.choose(choice), images)
 
 
-def check_memory(guests: Iterable[Guest]) -> None:
-    """Refuse guests that the free memory does not hold."""
+def check_memory(guests: Iterable[Guest], ended: Iterable[Guest] = ()) -> None:
+    """Refuse guests that the free memory does not hold, with that of guests that end first."""
     new = list(guests)
     needed = sum(guest.memory_mib + QEMU_MIB for guest in new)
-    free = available_mib()
+    free = available_mib() + sum(guest.memory_mib for guest in ended)
     if needed > free:
         raise EnvironmentUnfitError(
             f"{needed} MiB of memory are needed for {_guests(len(new))}, {free} MiB are available: "

@@ -150,7 +150,7 @@ class RunningLab:
         It is started last of all: what is refused for another reason starts none.
         """
         new = [guest for guest in self.lab.guests if guest.name in diff.add]
-        check_memory(new)
+        check_memory(new, [self.guests[n].spec for n in diff.remove if n in self.guests])
         switches = [*self.lab.all_switches().values(), *self._switches.values()]
         by_us = any(switch.provider is Provider.USER for switch in switches)
         self.switchd = await self._find_switchd() if by_us else None

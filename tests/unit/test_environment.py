@@ -171,6 +171,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = "420 MiB of memory are needed for 3 guests, 419 MiB are available: give them less"
     with pytest.raises(EnvironmentUnfitError, match=expected):
         check_memory(iter(guests))
+    check_memory(iter(guests), [guests[0].model_copy(update={"memory_mib": 1})])
 
 
 def test_available_memory_is_read(tmp_path: Path) -> None:
