@@ -242,7 +242,8 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(place: Place) ->
         done = place.run("pair", "vale1")
         assert done.returncode == 1
         assert f"port vale1:b is taken by pid {pktgen.pid}" in done.stderr
-        place.assert_nothing_left()
+        assert place.guests() == []
+        assert set(place.ports()) == {"vale1:b"}
     finally:
         pktgen.terminate()
         pktgen.wait()
