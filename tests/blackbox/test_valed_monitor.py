@@ -539,14 +539,11 @@ def test_nothing_is_left_behind(valed: Valed, pair: tuple[Port, Port]) -> None:
     eventually("all descriptors closed", lambda: valed.fds() < before)
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-
-
 def as_nobody(valed: Valed, name: str) -> int:
     return valed.as_nobody(lambda: errno_of(valed, name, BOTH))
 
 
-@needs_root
+@pytest.mark.another_user
 @pytest.mark.parametrize("name", ["vale1:a", "vale1:", "vale9:x"])
 def test_others_may_not(valed: Valed, name: str) -> None:
     """Also of a port of their own uid, and without a word about what there is."""
@@ -554,7 +551,7 @@ def test_others_may_not(valed: Valed, name: str) -> None:
     assert as_nobody(valed, name) == errno.EPERM
 
 
-@needs_root
+@pytest.mark.another_user
 def test_not_even_their_own(valed: Valed) -> None:
     def own() -> int:
         with Port.open(valed.rundir, "vale1:n"):
@@ -563,7 +560,7 @@ def test_not_even_their_own(valed: Valed) -> None:
     assert valed.as_nobody(own) == errno.EPERM
 
 
-@needs_root
+@pytest.mark.another_user
 @pytest.mark.parametrize("how", ["primary", "supplementary", "neither"])
 def test_members_of_the_group_may(how: str) -> None:
     group = grp.getgrnam("daemon")

@@ -163,7 +163,7 @@ def test_header_length_is_set_and_told(valed: Valed) -> None:
     valed.open("vale1:a", flags=ACCEPT_VNET_HDR)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.another_user
 def test_header_of_another_user_is_not_set(valed: Valed) -> None:
     valed.open("vale1:a")
     assert valed.as_nobody(lambda: set_header(valed, "vale1:a", 12)) == errno.EPERM

@@ -313,10 +313,9 @@ def test_workers_can_be_pinned() -> None:
         assert len(b.receive(10)) == 10
 
 
+@pytest.mark.another_user
 def test_qmp_is_for_its_owner_only(valed: Valed) -> None:
     """Another user may not connect to qmp.sock (0600)."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody else")
     valed.rundir.parent.chmod(0o755)
     valed.rundir.chmod(0o755)
     child = os.fork()

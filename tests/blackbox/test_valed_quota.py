@@ -66,10 +66,7 @@ def honest_traffic(a: Port, b: Port) -> None:
     assert b.receive(100) == sent
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else: needs root")
-
-
-@needs_root
+@pytest.mark.another_user
 def test_ports_of_one_user() -> None:
     warning = "uid 65534 is refused more: 5 ports are its limit"
     with valed_that_warns("--ports-per-uid", "5", warning=warning) as valed:
@@ -89,7 +86,7 @@ def test_ports_of_one_user() -> None:
         eventually("they are gone", lambda: set(valed.qmp().ports()) == {"vale1:a", "vale1:b"})
 
 
-@needs_root
+@pytest.mark.another_user
 def test_memory_of_one_user() -> None:
     """5 MiB hold one port of the default size, of 4.4 MiB, and not two."""
     limit = 5 << 20
@@ -117,7 +114,7 @@ def is_served(sock: socket.socket) -> bool:
     return False
 
 
-@needs_root
+@pytest.mark.another_user
 def test_connections_of_one_user() -> None:
     """Twice the ports and 16; the next is hung up, and others are served."""
     warning = "uid 65534 is refused more: 24 connections are its limit"
@@ -144,7 +141,7 @@ def test_connections_of_one_user() -> None:
             assert valed.as_nobody(run) == 0
 
 
-@needs_root
+@pytest.mark.another_user
 def test_answers_that_one_user_does_not_read() -> None:
     """512 of them, with their descriptors; then who wants more is hung up. What is read or
     closed does not count any more."""

@@ -25,6 +25,7 @@ from lib.qmp import Qmp
 ROOT = Path(__file__).parents[2]
 BINARY = Path(os.environ.get("VALED", ROOT / "build/bin/valed")).absolute()
 SUPPRESSIONS = ROOT / "tests/tsan.supp"
+NOBODY = 65534
 
 
 @cache
@@ -133,9 +134,8 @@ class Valed:
             self.process.kill()
             self.process.wait()
 
-    # What /proc says of it.
     def as_nobody(
-        self, run: Callable[[], int], gid: int = 65534, groups: tuple[int, ...] = ()
+        self, run: Callable[[], int], gid: int = NOBODY, groups: tuple[int, ...] = ()
     ) -> int:
         """What run() returns as uid 65534, with access to the attach socket; 255 if it raises."""
         self.rundir.parent.chmod(0o755)
@@ -147,12 +147,14 @@ class Valed:
             with contextlib.suppress(Exception):
                 os.setgroups(groups)
                 os.setresgid(gid, gid, gid)
-                os.setresuid(65534, 65534, 65534)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
                 result = run()
             os._exit(result)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         self.rundir.chmod(0o700)
         return code
+
+    # What /proc says of it.
 
     def fds(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
