@@ -334,9 +334,11 @@ static void *worker_main(void *arg)
         uint64_t now = now_us();
 
         if (w->active_count == w->napping) {
+            int64_t timeout = patience(w, now); /* it still looks at ports */
+
             atomic_fetch_add(&w->phase, 1); /* asleep: holding nothing */
             atomic_fetch_add_explicit(&w->sleeps, 1, memory_order_relaxed);
-            read_events(w, patience(w, now));
+            read_events(w, timeout);
             last_epoll = now = now_us();
             end_waits(w, now);
         } else if (now - last_epoll >= EPOLL_INTERVAL) {
