@@ -317,6 +317,7 @@ def test_random_rings(valed: Valed, native: Port) -> None:
                 native.drain()
             native.flush()
         eventually("it to be let go", lambda: not has_guest_memory(valed))
+        native.drain()  # what came of the last kick
     talk(front_end(valed), native)
     native.flush()
     check_books(valed.qmp().ports())
