@@ -168,7 +168,7 @@ def test_impairment_of_a_native_port_is_there_before_its_first_frame(valed: Vale
     a, b = pair(valed)
     with valed.qmp() as qmp:
         qmp.execute("port-set", name="vale1:a", **{"in": {"loss": 100}})
-    valed.process.send_signal(signal.SIGSTOP)
+    valed.freeze()
     a.send(numbered(BROADCAST, station(1), 10))
     valed.restart()
     assert (b.resume(valed.rundir), a.resume(valed.rundir)) == (0, 0)
@@ -307,7 +307,7 @@ def test_frames_published_before_the_kill_arrive_after_it_once(valed: Valed) -> 
     a, b = pair(valed)
     a.send(numbered(BROADCAST, station(1), 50))
     a.flush()
-    valed.process.send_signal(signal.SIGSTOP)
+    valed.freeze()
     a.send(numbered(BROADCAST, station(1), 100, first=50))
     valed.restart()
     assert a.hung_up()
@@ -359,7 +359,7 @@ def test_a_virtio_net_header_comes_back_with_the_port(valed: Valed) -> None:
     a, b = pair(valed)
     body = struct.pack("<I4x", 12)
     assert request(a.sock, message(PORT_HDR_SET, "vale1:a", body)).error == 0
-    valed.process.send_signal(signal.SIGSTOP)
+    valed.freeze()
     a.send([bytes(12) + data for data in numbered(BROADCAST, station(1), 5)])
     valed.restart()
     assert (b.resume(valed.rundir), a.resume(valed.rundir, header=12)) == (0, 0)
@@ -461,7 +461,7 @@ def test_control_block_full_of_nonsense(valed: Valed, seed: int) -> None:
     """The liar's rings may be empty or hold rubbish; an honest pair does not notice."""
     a, b = pair(valed)
     liar = valed.open("vale1:l", tx_rings=4, rx_rings=4)
-    valed.process.send_signal(signal.SIGSTOP)
+    valed.freeze()
     chance = random.Random(seed)
     print("seed", seed)
     for ring in (*liar.tx, *liar.rx):

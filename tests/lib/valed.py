@@ -134,6 +134,11 @@ class Valed:
             self.process.kill()
             self.process.wait()
 
+    def freeze(self) -> None:
+        """SIGSTOP; returns when all its threads stand still."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
     def as_nobody(
         self, run: Callable[[], int], gid: int = NOBODY, groups: tuple[int, ...] = ()
     ) -> int:
