@@ -23,7 +23,7 @@ from valemgr.guest import RunningGuest
 from valemgr.segments import host_of
 from valemgr.ssh import RemoteProgram, RemoteResult
 from valemgr.switchd import PortStats, Switchd
-from valemgr.text import harmless
+from valemgr.text import harmless, last_line
 
 PORT = 9000
 SLACK_SECONDS = 30.0
@@ -171,10 +171,8 @@ async def _expect_ready(guest: RunningGuest, program: RemoteProgram, deadline: D
     line = (await program.line(deadline)).strip()
     if line != "ready":
         result = await program.result(deadline)
-        said = harmless(result.stderr or line).strip().splitlines()
-        raise TrialError(
-            f"guest {guest.name}: vale-udp-recv did not start: {said[-1] if said else 'silent'}"
-        )
+        said = last_line(result.stderr or line, "silent")
+        raise TrialError(f"guest {guest.name}: vale-udp-recv did not start: {said}")
 
 
 def _report(guest: RunningGuest, program: str, result: RemoteResult) -> dict[str, Any]:
@@ -183,11 +181,8 @@ def _report(guest: RunningGuest, program: str, result: RemoteResult) -> dict[str
     except (ValueError, IndexError):
         report = None
     if result.status != 0 or not isinstance(report, dict):
-        said = harmless(result.stderr or result.stdout).strip().splitlines()
-        raise TrialError(
-            f"guest {guest.name}: {program} failed (status {result.status}): "
-            f"{said[-1] if said else 'silent'}"
-        )
+        said = last_line(result.stderr or result.stdout, "silent")
+        raise TrialError(f"guest {guest.name}: {program} failed (status {result.status}): {said}")
     return report
 
 

@@ -21,7 +21,7 @@ from valemgr.deadline import Deadline
 from valemgr.errors import WaitTimeoutError
 from valemgr.ssh import SshSession
 from valemgr.tally import Say, Tally
-from valemgr.text import LINE_MAX, harmless
+from valemgr.text import LINE_MAX, harmless, last_line
 from valemgr.unpack import ArchiveError, CopyError, unpack
 
 STALL_SECONDS = 60.0
@@ -148,7 +148,7 @@ async def _destination(
     if found == "file" and source.is_dir():
         raise CopyError(f"{where} is a file: a folder cannot be copied onto it")
     if not found or (target.endswith("/") and not source.is_dir()):
-        raise CopyError(f"{where}: {last_line(result.stderr) or 'no such folder'}")
+        raise CopyError(f"{where}: {complaint(result.stderr) or 'no such folder'}")
     return posixpath.dirname(target.rstrip("/")) or ".", posixpath.basename(target.rstrip("/"))
 
 
@@ -220,11 +220,10 @@ def _end_of(channel: paramiko.Channel) -> tuple[int, str]:
     status = channel.recv_exit_status()
     if status < 0:
         raise OSError("connection lost")
-    return status, last_line(said.decode(errors="replace"))
+    return status, complaint(said.decode(errors="replace"))
 
 
-def last_line(text: str) -> str:
-    """What a program in a guest said last, harmless, without the name of tar or the shell."""
+def complaint(text: str) -> str:
+    """The last line of what tar or the shell said, without the name of tar, and capped."""
     lines = [line for line in harmless(text).splitlines() if "exit delayed" not in line]
-    said = lines[-1].strip()[:LINE_MAX] if lines else ""
-    return said.removeprefix("tar: ")
+    return last_line("\n".join(lines))[:LINE_MAX].removeprefix("tar: ")

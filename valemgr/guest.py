@@ -33,7 +33,7 @@ from valemgr.plan import GuestPlan, PlannedNic, guest_files, identity
 from valemgr.qmpclient import Qmp
 from valemgr.ssh import SshSession, SshTarget
 from valemgr.state import LAUNCHED, READY, SET_UP, GuestState, LabDir, NicState
-from valemgr.text import harmless, tail
+from valemgr.text import harmless, last_line, tail
 from valemgr.topology import Backend, Condition, Nic, Provider
 
 log = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ async def expect(ssh: SshSession, condition: Condition, deadline: Deadline) -> s
     """Run a condition's command once; what it said, or ConditionError with the reason."""
     result = await ssh.run(condition.exec, deadline)
     said = harmless(result.stdout + result.stderr).strip()
-    last = said.splitlines()[-1] if said else "silent"
+    last = last_line(said, "silent")
     if result.status != condition.status:
         wanted = f", not {condition.status}" if condition.status else ""
         raise ConditionError(f"status {result.status}{wanted}: {last}")

@@ -15,6 +15,7 @@ from valemgr.deadline import Deadline
 from valemgr.errors import TrialError, ValeError
 from valemgr.guest import RunningGuest, expect
 from valemgr.labs import Attached
+from valemgr.text import last_line
 from valemgr.topology import Lab, Test, UdpTest
 
 CONNECT_SECONDS = 30.0
@@ -59,7 +60,7 @@ def _line(said: str, expected: str) -> str:
     """What a command said, in one line: the one that was expected, else the last."""
     found = re.search(expected, said) if expected else None
     if found is None:
-        return said.splitlines()[-1] if said else ""
+        return last_line(said)
     begin = said.rfind("\n", 0, found.start()) + 1
     return said[begin:].splitlines()[0].strip()
 

@@ -30,6 +30,7 @@ from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
 from valemgr.state import SET_UP, GuestState, LabDir, LabState
 from valemgr.switchd import PortStats, Switchd
 from valemgr.tasks import together, uninterrupted, unless
+from valemgr.text import last_line
 from valemgr.topology import Backend, Guest, Impair, Lab, Nic, Provider, Switch, listeners
 from valemgr.wiring import Place
 
@@ -443,10 +444,8 @@ class RunningLab:
         ssh = await guest.connect(deadline)
         result = await ssh.run(segments.script(lines), deadline)
         if result.status != 0:
-            said = (result.stderr or result.stdout).strip().splitlines()
-            raise GuestError(
-                f"guest {guest.name}: its NICs could not be set up: {said[-1] if said else '?'}"
-            )
+            said = last_line(result.stderr or result.stdout, "?")
+            raise GuestError(f"guest {guest.name}: its NICs could not be set up: {said}")
 
     async def _impair(self, nic: Nic) -> None:
         if self.switchd and nic.port and self._by_us(nic):

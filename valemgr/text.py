@@ -19,6 +19,12 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
 
 
+def last_line(text: str, silent: str = "") -> str:
+    """What a program in a guest said last, harmless; `silent` if it said nothing."""
+    lines = harmless(text).strip().splitlines()
+    return lines[-1] if lines else silent
+
+
 def tail(path: Path, lines: int = 12) -> list[str]:
     """The last non-empty lines of a file, harmless and capped; empty if there is no such file."""
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from valemgr import copy, keys
 from valemgr.cli_guest import parse_place
-from valemgr.copy import copy_from, copy_to, last_line
+from valemgr.copy import complaint, copy_from, copy_to
 from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, WaitTimeoutError
 from valemgr.ssh import SshSession, SshTarget
@@ -284,5 +284,5 @@ def test_places(text: str, place: tuple[str, str] | None) -> None:
 
 def test_the_last_line_of_a_complaint() -> None:
     said = "tar: x: \x1b[31mno\x07\ntar: error exit delayed from previous errors\n"
-    assert last_line(said) == "x: no"
-    assert last_line("") == ""
+    assert complaint(said) == "x: no"
+    assert complaint("") == ""

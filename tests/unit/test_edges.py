@@ -26,6 +26,7 @@ from valemgr.errors import (
 from valemgr.lifecycle import clear_place, down
 from valemgr.state import READY, GuestState, LabDir, LabState
 from valemgr.tasks import run_interruptibly
+from valemgr.text import last_line
 from valemgr.topology import Guest, Lab
 
 pytestmark = pytest.mark.unit
@@ -252,3 +253,11 @@ class TestLabDir:
         xdg.runtime_dir().symlink_to(elsewhere)
         with pytest.raises(EnvironmentUnfitError, match="is a link"):
             LabDir("vale1").create()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [("", "silent"), ("\n \n", "silent"), ("a\n\x1b[31mb\x07\r\n\n", "b"), ("one", "one")],
+)
+def test_what_a_guest_said_last(said: str, shown: str) -> None:
+    assert last_line(said, "silent") == shown
