@@ -2,8 +2,12 @@
 """Waiting: a deadline, an attempt that is repeated, the last error. No bare sleeps elsewhere."""
 
 import asyncio
+import fcntl
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from valemgr.errors import WaitTimeoutError
@@ -55,3 +59,22 @@ class Deadline:
         """The error to raise when `what` did not happen in time."""
         because = f" ({last})" if last and str(last) else ""
         return WaitTimeoutError(f"{what}: not within {self.seconds:g} s{because}")
+
+
+def open_dir(folder: Path) -> int:
+    """A descriptor of a directory, to be locked: so no lock file is left behind."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@asynccontextmanager
+async def locked(fd: int, what: str, seconds: float) -> AsyncIterator[None]:
+    """Hold a lock on an open file; it is closed at the end."""
+
+    async def attempt() -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        await Deadline(seconds).retry(f"lock on {what}", attempt, (BlockingIOError,))
+        yield
+    finally:
+        os.close(fd)

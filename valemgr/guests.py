@@ -54,7 +54,7 @@ class FoundGuest:
 
     def file(self, kind: str) -> Path:
         """One of its files: ctl, console, console.log, qemu.log."""
-        return self.lab_dir.path / f"{self.name}.{kind}"
+        return self.lab_dir.guest_file(self.name, kind)
 
     def require_alive(self) -> None:
         """Refuse a dead one, with the remedy."""

@@ -194,9 +194,7 @@ def is_abandoned(lab_dir: LabDir) -> bool:
     if lab_dir.locked:
         return False
     state = lab_dir.read()
-    if state is None or not state.keep or not state.of_this_boot:
-        return True
-    return not state.alive
+    return state is None or not (state.keep and state.alive)
 
 
 async def _lab_status(lab_dir: LabDir) -> list[GuestStatus]:
@@ -272,7 +270,7 @@ async def _run_state(lab_dir: LabDir, state: LabState, name: str, guest: GuestSt
     if guest.stage != SET_UP:
         return "starting" if lab_dir.locked else f"broken off when {guest.stage}"
     with suppress(OSError, ValeError):
-        path = lab_dir.path / f"{name}.ctl"
+        path = lab_dir.guest_file(name, "ctl")
         async with qmpclient.session(path, f"guest {name}", Deadline(QMP_SECONDS)) as qmp:
             return str((await qmp.call("query-status"))["status"])
     return "not answering"

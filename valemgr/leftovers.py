@@ -55,8 +55,8 @@ async def clean() -> list[str]:
             await process.stop()
             done.append(f"QEMU {ident.pid} of {folder}: ended")
     async with switchd.connected() as daemon:
-        for name in await _lost_links(daemon) if daemon else []:
-            if daemon:
+        if daemon:
+            for name in await _lost_links(daemon):
                 await daemon.release_switch(name)
                 done.append(f"switch {name}: removed")
     return done

@@ -10,7 +10,6 @@ switch    valed's messages, where valemgr started it
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -134,12 +133,10 @@ def _of_switch(lab: str | None) -> Log:
 
 def _listener(path: Path) -> proc.ProcessId | None:
     """Who listens on a socket."""
-    size = struct.calcsize("3i")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         try:
             sock.connect(str(path))
-            pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-            return proc.ident_of(pid[0])
+            return proc.ident_of(proc.peer_pid(sock))
         except OSError:
             return None

@@ -11,6 +11,8 @@ import logging
 import os
 import shlex
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +159,12 @@ def is_alive(ident: ProcessId) -> bool:
 def ident_of(pid: int) -> ProcessId:
     """The identity of a process that runs now."""
     return ProcessId(pid, _start_time(pid))
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The process at the other end of a connected AF_UNIX socket."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])
 
 
 def myself() -> ProcessId:

@@ -92,7 +92,7 @@ def pytest_runtest_makereport(
         from valemgr.text import tail
 
         for guest in lab.topology.guests:
-            lines = tail(LabDir(lab.name).path / f"{guest.name}.console.log", CONSOLE_LINES)
+            lines = tail(LabDir(lab.name).guest_file(guest.name, "console.log"), CONSOLE_LINES)
             report.sections.append((f"console of guest {guest.name}", "\n".join(lines)))
     return report
 

@@ -7,7 +7,6 @@ Every call is logged and has a deadline: a QEMU whose main loop hangs must not h
 import asyncio
 import logging
 import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
+from valemgr import proc
 from valemgr.deadline import Deadline
 from valemgr.errors import ValeError
 
@@ -92,7 +92,7 @@ async def connect(path: Path, name: str) -> Qmp:
     sock.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(sock, str(path))
-        pid = _peer_pid(sock)
+        pid = proc.peer_pid(sock)
         client = QMPClient(name)
         await client.connect(sock)
     except ConnectError as exc:
@@ -114,8 +114,3 @@ async def session(path: Path, name: str, deadline: Deadline) -> AsyncIterator[Qm
         yield qmp
     finally:
         await qmp.close()
-
-
-def _peer_pid(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[0])

@@ -32,7 +32,7 @@ from valemgr.switchd import PortStats, Switchd
 from valemgr.tasks import together, uninterrupted, unless
 from valemgr.text import last_line
 from valemgr.topology import Backend, Guest, Impair, Lab, Nic, Provider, Switch, listeners
-from valemgr.wiring import Place
+from valemgr.wiring import Place, Wire
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +191,8 @@ class RunningLab:
             self._key = pair.public
             self.dir.write_file(self.dir.key_file, pair.private)
             self.dir.write_file(self.dir.key_file.with_suffix(".pub"), pair.public)
-        self._torn = (*([self._settled] if self._settled else []), *self._tried)
-        if not self._tried:
-            self._torn = ()
+        settled = (self._settled,) if self._settled else ()
+        self._torn = (*settled, *self._tried) if self._tried else ()
         self._tried = [lab for lab in self._tried if lab != self.lab] + [self.lab]
         self._write()
         if self.switchd:
@@ -268,10 +267,7 @@ class RunningLab:
         async with self._boots:
             plan = plan_guest(self.lab, guest, self.host)
             for wire in plan.wires:
-                if wire.port_add and self.switchd:
-                    await self.switchd.add_port(wire.port_add)
-                if wire.probe:
-                    await hotplug.probe(wire.probe)
+                await self._open_port(wire)
             running = RunningGuest(plan, self.dir)
             running.launch(self._key)
             self._dead.pop(guest.name, None)
@@ -378,10 +374,7 @@ class RunningLab:
         planned = plan_nic(self.lab, guest.spec, nic, slot, self.host)
         wire = wire_nic(guest.spec, planned, self.host)
         try:
-            if wire.port_add and self.switchd:
-                await self.switchd.add_port(wire.port_add)
-            if wire.probe:
-                await hotplug.probe(wire.probe)
+            await self._open_port(wire)
             async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
                 await hotplug.plug(guest.name, qmp, wire)
             await self._impair(nic)
@@ -395,6 +388,13 @@ class RunningLab:
         guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
         self._write()
         self._say(f"nic {guest.name}:{nic.name}: plugged; {self._wiring_words(guest, planned)}")
+
+    async def _open_port(self, wire: Wire) -> None:
+        """What must be there before QEMU is told to connect."""
+        if wire.port_add and self.switchd:
+            await self.switchd.add_port(wire.port_add)
+        if wire.probe:
+            await hotplug.probe(wire.probe)
 
     async def _take_back(self, guest: RunningGuest, planned: PlannedNic) -> None:
         """Unplug a NIC that could not be set up; that it could not is the error to tell."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from valemgr import proc, xdg
-from valemgr.deadline import Deadline
+from valemgr.deadline import Deadline, locked, open_dir
 from valemgr.errors import LabError, StoreError, UsageError, WaitTimeoutError
 from valemgr.names import check_label
 from valemgr.topology import Guest, Lab, Switch
@@ -126,6 +126,10 @@ class LabDir:
     @property
     def key_file(self) -> Path:
         return self.path / "id_ed25519"
+
+    def guest_file(self, guest: str, kind: str) -> Path:
+        """A guest's file, as plan.guest_files names them: ctl, console, console.log, qemu.log."""
+        return self.path / f"{guest}.{kind}"
 
     def create(self) -> None:
         """Make the directory; only we may enter."""
@@ -239,16 +243,8 @@ class LabDir:
 async def claims() -> AsyncIterator[None]:
     """Held while a lab checks that its switches are free and says that they are its own."""
     root = xdg.private_dir(xdg.runtime_dir())
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    async def attempt() -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    try:
-        await Deadline(LOCK_SECONDS).retry(f"lock on {root}", attempt, (BlockingIOError,))
+    async with locked(open_dir(root), str(root), LOCK_SECONDS):
         yield
-    finally:
-        os.close(fd)
 
 
 def all_labs() -> list[LabDir]:

@@ -8,7 +8,6 @@ valed that they did not start.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from valemgr import locate, proc, qmpclient
-from valemgr.deadline import Deadline
+from valemgr.deadline import Deadline, locked, open_dir
 from valemgr.errors import EnvironmentUnfitError, SwitchError
 from valemgr.qmpclient import Qmp, QmpFailed
 from valemgr.text import tail
@@ -69,8 +68,6 @@ class PortStats:
 
 class Switchd:
     """A connection to a running valed."""
-
-    provider = "user"
 
     def __init__(self, rundir: Path, qmp: Qmp) -> None:
         self.rundir = rundir
@@ -193,23 +190,13 @@ async def find() -> Switchd | None:
 
 async def find_or_start() -> Switchd:
     """A valed that answers; started if there is none."""
-    found = await find()
-    if found:
-        return found
-    rundir = server_dir()
-    program = locate.require(locate.VALED)
-    async with _dir_lock(rundir):
-        return await _try(rundir) or await _start(program, rundir)
+    return await find() or await _started(server_dir())
 
 
 async def at(rundir: Path, start: bool) -> Switchd | None:
     """The valed of one directory; started if asked for and none is there: it knows its ports."""
     found = await _try(rundir)
-    if found or not start:
-        return found
-    program = locate.require(locate.VALED)
-    async with _dir_lock(rundir):
-        return await _try(rundir) or await _start(program, rundir)
+    return found if found or not start else await _started(rundir)
 
 
 async def quit_at(rundir: Path) -> None:
@@ -273,6 +260,13 @@ async def _try(rundir: Path) -> Switchd | None:
     return Switchd(rundir, qmp)
 
 
+async def _started(rundir: Path) -> Switchd:
+    """Start it, unless somebody else has meanwhile."""
+    program = locate.require(locate.VALED)
+    async with locked(_open_rundir(rundir), str(rundir), START_SECONDS):
+        return await _try(rundir) or await _start(program, rundir)
+
+
 async def _start(program: Path, rundir: Path) -> Switchd:
     reader, writer = os.pipe()
     argv = [str(program), "--rundir", str(rundir), "--linger", str(LINGER_SECONDS)]
@@ -295,24 +289,14 @@ async def _start(program: Path, rundir: Path) -> Switchd:
     return found
 
 
-@asynccontextmanager
-async def _dir_lock(rundir: Path) -> AsyncIterator[None]:
-    """A lock on the runtime directory itself."""
+def _open_rundir(rundir: Path) -> int:
+    """Make the runtime directory, and open it to be locked: one of two that race starts a valed."""
     try:
         rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _usable(rundir):
             raise EnvironmentUnfitError(
                 f"{rundir} is a link, not yours, or writable by others: set VALE_RUNDIR"
             )
-        fd = os.open(rundir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return open_dir(rundir)
     except OSError as exc:
         raise EnvironmentUnfitError(f"runtime directory {rundir}: {exc.strerror}") from exc
-
-    async def attempt() -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    try:
-        await Deadline(START_SECONDS).retry(f"lock on {rundir}", attempt, (BlockingIOError,))
-        yield
-    finally:
-        os.close(fd)

@@ -19,10 +19,11 @@ from valemgr.emulator import STREAM_SINCE, Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
 from valemgr.locate import remedy
 from valemgr.topology import Backend, Nic, NicModel, Provider
-from valemgr.xdg import SOCKET_PATH_MAX
+from valemgr.xdg import socket_path
 
 KERNEL_DEVICE = "/dev/netmap"
 MSIX_SINCE = (8, 0)  # before, a QEMU under TCG crashes with vhost-user and MSI-X
+DIRS = "XDG_RUNTIME_DIR (and VALE_RUNDIR, if it is set)"  # what makes a path too long
 RECONNECT_MS_SINCE = (9, 2)  # before, a chardev's timer counts whole seconds
 
 
@@ -163,7 +164,7 @@ def _netmap(nic: Nic, provider: Provider, place: Place) -> _Parts:
 
 
 def _vhost_user(nic: Nic, emulator: Emulator, place: Place) -> _Parts:
-    path = _socket(place.rundir / str(nic.port))
+    path = socket_path(place.rundir / str(nic.port), DIRS)
     again = {"reconnect-ms": 200} if emulator.version >= RECONNECT_MS_SINCE else {"reconnect": 1}
     chardev = {"id": f"{nic.name}-chr", "path": str(path), **again}
     netdev: dict[str, Any] = {"type": "vhost-user", "id": nic.name, "chardev": chardev["id"]}
@@ -174,7 +175,7 @@ def _vhost_user(nic: Nic, emulator: Emulator, place: Place) -> _Parts:
 
 def _stream(guest: str, nic: Nic, place: Place) -> _Parts:
     """QEMU listens: so it needs no timer of its own when valed comes back (7.2 has none)."""
-    path = str(_socket(place.lab_dir / f"{guest}.{nic.name}"))
+    path = str(socket_path(place.lab_dir / f"{guest}.{nic.name}", DIRS))
     address = {"type": "unix", "path": path}
     netdev = {"type": "stream", "id": nic.name, "server": True, "addr": address}
     port_add = {"name": nic.port, "kind": "stream", "path": path, "connect": True}
@@ -191,12 +192,3 @@ def _virtio(nic: Nic, backend: Backend, emulator: Emulator, accelerator: str) ->
         # Each transmit interrupt and doorbell is dear under emulation: let frames gather.
         more["tx"] = "timer"
     return more
-
-
-def _socket(path: Path) -> Path:
-    if len(str(path)) > SOCKET_PATH_MAX:
-        raise UsageError(
-            f"{path} is too long for a socket ({SOCKET_PATH_MAX} bytes): use shorter names, or set "
-            "XDG_RUNTIME_DIR (and VALE_RUNDIR, if it is set) to a shorter path"
-        )
-    return path

@@ -10,7 +10,7 @@ data      $XDG_DATA_HOME/valemgr: images
 import os
 from pathlib import Path
 
-from valemgr.errors import EnvironmentUnfitError, StoreError
+from valemgr.errors import EnvironmentUnfitError, StoreError, UsageError
 
 SOCKET_PATH_MAX = 107
 
@@ -45,6 +45,16 @@ def private_dir(path: Path) -> Path:
     if path.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise EnvironmentUnfitError(
             f"{path} is a link, not yours, or writable by others: remove it, or set XDG_RUNTIME_DIR"
+        )
+    return path
+
+
+def socket_path(path: Path, variables: str = "XDG_RUNTIME_DIR") -> Path:
+    """A path that a socket can have; UsageError names what to set if it is too long."""
+    if len(str(path)) > SOCKET_PATH_MAX:
+        raise UsageError(
+            f"{path} is too long for a socket ({SOCKET_PATH_MAX} bytes): use shorter names, or set "
+            f"{variables} to a shorter path"
         )
     return path
 
