@@ -30,7 +30,7 @@ from pydantic import (
 from valemgr import units
 from valemgr.errors import UsageError
 from valemgr.names import check_label, parse_port
-from valemgr.topology import NIC_NAME, Backend, NicModel, Provider, canonical_switch
+from valemgr.topology import NIC_NAME, Backend, NicModel, Provider, canonical_switch, checked_mac
 from valemgr.yamlfile import Float, Int
 
 MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB
@@ -177,12 +177,7 @@ def _thousands(value: units.Quantity) -> float:
 
 
 def _mac(text: str) -> str:
-    mac = text.lower().replace("-", ":")
-    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
-        raise ValueError(f"'{text}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
-    if int(mac[:2], 16) & 1:
-        raise ValueError(f"MAC {mac} is a group address: its first byte must be even")
-    return mac
+    return checked_mac(text.lower().replace("-", ":"), text)
 
 
 def _interface(text: str) -> str:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from valemgr import completion
-from valemgr.errors import UsageError
-from valemgr.output import Format
+from valemgr.errors import StoreError, UsageError
+from valemgr.output import Format, emit
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -72,6 +72,22 @@ def one_of(option: str, kind: type[E], text: str) -> E:
 def note(first: str, *more: str) -> None:
     """For people, on stderr: one line, and perhaps details below it."""
     sys.stderr.write(f"valemgr: {first}\n" + "".join(f"    {line}\n" for line in more))
+
+
+def is_path(where: str) -> bool:
+    """Whether a word names a file rather than a lab."""
+    return "/" in where or where.endswith((".yml", ".yaml"))
+
+
+def write_out(text: str, output: Path | None) -> None:
+    """Data to a file, or to stdout."""
+    if output is None:
+        emit(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise StoreError(f"{output}: cannot be written: {exc.strerror}") from exc
 
 
 def open_closed_streams() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from valemgr import completion
-from valemgr.output import emit
+from valemgr.cli_common import is_path, write_out
 
 if TYPE_CHECKING:
     from valemgr.topology import Lab
@@ -53,18 +53,14 @@ def graph(
     """Draw a lab: guests, switches, links, addresses and impairments."""
     shown = _lab(lab)
     text = _render(shown, form or _SUFFIXES.get(output.suffix if output else "", GraphFormat.SVG))
-    if output is None:
-        emit(text)
-    else:
-        _write(output, text)
+    write_out(text, output)
 
 
 def _lab(where: str | None) -> "Lab":
     """The topology of a file, if there is such a file; else that of a lab that runs."""
     from valemgr.cli_files import load_file
 
-    is_path = where is None or "/" in where or where.endswith((".yml", ".yaml"))
-    if where is None or where == "-" or is_path or Path(where).exists():
+    if where is None or where == "-" or is_path(where) or Path(where).exists():
         return load_file(where)[1]
     from valemgr import labs
 
@@ -82,12 +78,3 @@ def _render(lab: "Lab", form: GraphFormat) -> str:
         GraphFormat.JSON: graphs.as_json,
     }
     return writers[form](lab)
-
-
-def _write(path: Path, text: str) -> None:
-    from valemgr.errors import StoreError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise StoreError(f"{path}: cannot be written: {exc.strerror}") from exc

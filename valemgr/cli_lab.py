@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from valemgr.accel import AccelChoice
-from valemgr.cli_common import EXIT_THRESHOLD, FormatOption, LabArgument, note, run
+from valemgr.cli_common import (
+    EXIT_THRESHOLD,
+    FormatOption,
+    LabArgument,
+    is_path,
+    note,
+    run,
+    write_out,
+)
 from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
@@ -182,17 +190,10 @@ def save(
     ] = None,
 ) -> None:
     """Print a lab's topology as it runs now, every address and MAC said."""
-    from valemgr.errors import StoreError
+    from valemgr import labs
     from valemgr.labfile import dump_lab
 
-    text = dump_lab(_present(lab_meant(lab)))
-    if output is None:
-        emit(text)
-        return
-    try:
-        output.write_text(text)
-    except OSError as exc:
-        raise StoreError(f"{output}: {exc.strerror}") from exc
+    write_out(dump_lab(labs.present(labs.only_lab(lab_meant(lab)))), output)
 
 
 def inspect(lab: LabArgument = None, form: FormatOption = Format.TABLE) -> None:
@@ -212,7 +213,7 @@ def load(where: str | None) -> tuple["Lab", str]:
 
 def lab_name(where: str | None) -> str | None:
     """A lab's name; of a topology file, the name that it gives."""
-    if where and (where.endswith((".yml", ".yaml")) or "/" in where or where == "."):
+    if where and (is_path(where) or where == "."):
         return load(where)[0].name
     return where
 
@@ -274,9 +275,3 @@ async def _test(name: str, context: typer.Context) -> "list[Verdict]":
 
     async with labs.attached(LabDir(name)) as lab:
         return await labtests.run(lab, context.obj)
-
-
-def _present(lab: str | None) -> "Lab":
-    from valemgr import labs
-
-    return labs.present(labs.only_lab(lab))

@@ -76,11 +76,11 @@ async def _udp(lab: Attached, udp: UdpTest) -> tuple[bool, str]:
 def are_alone(lab: Lab, udp: UdpTest) -> bool:
     """Whether nobody else sends on their switch, so that its counters are the trial's alone."""
     ends = {udp.sender, udp.receiver}
-    segments = {f"{g.name}:{nic.name}": nic.segment for g, nic in lab.nics()}
-    segment = segments[udp.receiver]
-    switch = lab.all_switches().get(segment.removeprefix("switch "))
-    asks = switch is not None and switch.neighbours == "arp"
-    return not asks and {end for end, where in segments.items() if where == segment} == ends
+    nics = {f"{guest.name}:{nic.name}": nic for guest, nic in lab.nics()}
+    receiver = nics[udp.receiver]
+    asks = bool(receiver.switch) and lab.switch(receiver.switch).neighbours == "arp"
+    there = {end for end, nic in nics.items() if nic.segment == receiver.segment}
+    return not asks and there == ends
 
 
 def judge(trial: Trial, udp: UdpTest, alone: bool = True) -> tuple[bool, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from valemgr.errors import UsageError
 
 HALF_MAX = 15
+PORTS_MAX = 254  # of one switch, on either provider
 
 _SWITCH = re.compile(r"vale[0-9a-zA-Z_]*")
 _PORT = re.compile(r"[0-9a-zA-Z_]+")

@@ -152,7 +152,7 @@ def plan_nic(lab: Lab, guest: Guest, nic: Nic, slot: int | None, host: Host) -> 
     """Choose the backend; an error names the guest."""
     if nic.cable:
         return PlannedNic(nic, None, slot, Provider.USER)
-    provider = lab.all_switches()[nic.switch].provider
+    provider = lab.switch(nic.switch).provider
     try:
         backend = choose(nic, provider, host.emulators[guest.qemu], host.accelerator)
     except ValeError as exc:

@@ -86,9 +86,10 @@ def compare(running: Running, wanted: Lab) -> Diff:
     add = {}
     guests = {}
     for name, guest in new.items():
-        if why := _why_start(running, guest, moved):
+        diff = _compare_guest(running, guest, moved) if name in running.guests else None
+        if why := _why_start(running, guest, diff):
             add[name] = why
-        elif not (diff := _compare_guest(running, guest, moved)).empty:
+        elif diff and not diff.empty:
             guests[name] = diff
     gone = [name for name in running.guests if name not in new or name in add]
     gone += running.dead  # their ports are still there
@@ -223,17 +224,16 @@ def _changes(change: NicChange) -> Iterator[str]:
         yield f"MTU {old.mtu} becomes {new.mtu}"
 
 
-def _why_start(running: Running, new: Guest, moved: Set[str]) -> str:
-    """Why a guest must be started; empty: it need not."""
+def _why_start(running: Running, new: Guest, diff: GuestDiff | None) -> str:
+    """Why a guest must be started; empty: it need not. `diff`: of one that runs."""
     if new.name in running.dead:
         return "it was dead"
-    old = running.guests.get(new.name)
-    if old is None:
+    if diff is None:
         return "new"
+    old = running.guests[new.name]
     for what in _OF_MACHINE:
         if getattr(old, what) != getattr(new, what):
             return f"{what} {getattr(old, what)} becomes {getattr(new, what)}"
-    diff = _compare_guest(running, new, moved)
     if new.name in running.unready and not diff.empty:
         return "it was not ready, and changes"
     if new.name in running.private and any(n.backend is Backend.VHOST_USER for n in diff.plug):

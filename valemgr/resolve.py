@@ -19,11 +19,10 @@ from valemgr.draft import Draft, Sheet, Wires, draft
 from valemgr.errors import TopologyError, UsageError
 from valemgr.findings import suggest
 from valemgr.image import DISK_SUFFIXES
-from valemgr.names import check_label
+from valemgr.names import PORTS_MAX, check_label
 from valemgr.topology import Backend, Provider
 from valemgr.yamlfile import Document, KeyPath
 
-PORTS_MAX = 254
 GUEST_KEYS = {"image": "image", "qemu": "qemu", "cpus": "cpus", "memory": "memory_mib",
               "spare": "spare", "after": "after"}  # fmt: skip
 

@@ -44,8 +44,7 @@ _LINK_UP = "until grep -q up /sys/class/net/{name}/operstate; do sleep 0.05; don
 
 def neighbours(lab: Lab, guest: str, me: Nic) -> dict[str, str]:
     """Address to MAC of everybody else on a NIC's segment; IPv6 ones for a NIC that has IPv6."""
-    switch = lab.all_switches().get(me.switch)
-    if switch and switch.neighbours == "arp":
+    if me.switch and lab.switch(me.switch).neighbours == "arp":
         return {}
     ipv6 = any(":" in address for address in me.addresses)
     return {

@@ -19,6 +19,7 @@ from typing import Any
 from valemgr import locate, proc, qmpclient
 from valemgr.deadline import Deadline, locked, open_dir
 from valemgr.errors import EnvironmentUnfitError, SwitchError
+from valemgr.names import PORTS_MAX
 from valemgr.qmpclient import Qmp, QmpFailed
 from valemgr.text import tail
 
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 30
 START_SECONDS = 10.0
-PORTS_MAX = 254
 NATIVE = "native"  # the kind of ports that their client opens itself
 KEPT = "state.json"  # in its directory: what a valed that starts has again
 

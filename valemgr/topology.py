@@ -77,9 +77,13 @@ def _interface(text: str) -> str:
 
 
 def _lower_mac(text: str) -> str:
-    mac = text.lower()
+    return checked_mac(text.lower(), text)
+
+
+def checked_mac(mac: str, said: str) -> str:
+    """A MAC of a NIC in the form that a Lab has; `said`: what was written, for the message."""
     if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
-        raise ValueError(f"'{text}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
+        raise ValueError(f"'{said}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
     if int(mac[:2], 16) & 1:
         raise ValueError(f"MAC {mac} is a group address: its first byte must be even")
     return mac
@@ -334,6 +338,11 @@ class Lab(Model):
     def ports(self) -> tuple[str, ...]:
         """Every switch port of the lab."""
         return tuple(nic.port for _, nic in self.nics() if nic.port)
+
+    def switch(self, name: str) -> Switch:
+        """The switch of that name, as declared; else as it comes."""
+        declared = (switch for switch in self.switches if switch.name == name)
+        return next(declared, None) or Switch(name=name)
 
     def all_switches(self) -> dict[str, Switch]:
         """Every switch by name: those declared, and those that ports are on."""
