@@ -908,12 +908,29 @@ static void netmap_set_offload(NetClientState *nc,
 
 NETMAP_COMPAT_SET_OFFLOAD(netmap_compat_set_offload, netmap_set_offload)
 
-/* The last queue to go takes the port along. */
+static ssize_t netmap_closed_receive(NetClientState *nc, const uint8_t *buf,
+                                     size_t size)
+{
+    return size;
+}
+
+/* What is left for a NIC whose netdev was deleted: it has no port. */
+static NetClientInfo net_netmap_closed_info = {
+    .type = NET_CLIENT_DRIVER_NETMAP,
+    .size = sizeof(NetmapQueue),
+    .receive = netmap_closed_receive,
+};
+
+/*
+ * The last queue to go takes the port along. QEMU keeps the net client, and
+ * calls it, for as long as there is a NIC that had it.
+ */
 static void netmap_cleanup(NetClientState *nc)
 {
     NetmapPort *port = netmap_queue(nc)->port;
 
     qemu_purge_queued_packets(nc);
+    nc->info = &net_netmap_closed_info;
     if (port->vale) {
         vale_close(netmap_stop(port));
     }
