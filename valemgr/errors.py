@@ -12,6 +12,8 @@
     │   ├── LaunchError          1  its process did not start or died: argv, exit code, console
     │   └── SshError             1  it cannot be reached, or refuses us
     ├── TrialError               1  a test program in a guest failed
+    ├── LibvirtError             1  libvirt refuses, or went away
+    │   └── NoDomainError        1  it has no such domain
     ├── StoreError               1  the result store cannot be written or read
     └── InterruptedRunError    130  Ctrl-C or SIGTERM
 
@@ -96,6 +98,14 @@ class SshError(GuestError):
 
 class TrialError(ValeError):
     """A test program in a guest failed."""
+
+
+class LibvirtError(ValeError):
+    """libvirt refuses, or went away."""
+
+
+class NoDomainError(LibvirtError):
+    """libvirt has no such domain (any more)."""
 
 
 class StoreError(ValeError):
