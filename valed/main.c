@@ -318,8 +318,8 @@ static void start(void)
     if (spare_fd < 0)
         fatal(1, "epoll: %s", strerror(errno));
     block_signals();
-    attach_fd = rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, 0660, options.group);
-    qmp_fd = rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600, NULL);
+    attach_fd = rundir_bind(VALE_SOCKET_NAME, SOCK_SEQPACKET, options.group != NO_GROUP ? 0660 : 0600);
+    qmp_fd = rundir_bind(VALE_QMP_NAME, SOCK_STREAM, 0600);
     open_taps(tap_fds);
     json_object_seed(0); /* reads a file, which the sandbox would refuse */
     state_read();

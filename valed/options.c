@@ -16,8 +16,8 @@
 #include <string.h>
 
 struct options options = {
-    .monitor_group = NO_GROUP, .workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1, .uid_ports = 1024,
-    .ready_fd = -1};
+    .group = NO_GROUP, .monitor_group = NO_GROUP, .workers = 1, .bridge_batch = 1024, .max_bridges = 1024, .busy_poll = -1,
+    .uid_ports = 1024, .ready_fd = -1};
 
 static const char usage[] =
     "usage: valed [options]\n"
@@ -26,7 +26,7 @@ static const char usage[] =
     "program opens them (vale1:a) and vanish when it closes them. Runs in the foreground.\n"
     "\n"
     "  --rundir DIR          where the sockets are made [$VALE_RUNDIR, $XDG_RUNTIME_DIR/vale, /run/vale, /tmp/vale-UID]\n"
-    "  --group GROUP         may open ports too (netmap.sock 0660)\n"
+    "  --group GROUP         may open ports too, and connect to the sockets of ports (all 0660, the directory 2750)\n"
     "  --monitor-group GROUP may watch other ports' frames, as root and valed's own user may\n"
     "  --workers N           forwarding threads [1]\n"
     "  --cpus LIST           CPUs to pin them to, as 0,2-5\n"
@@ -135,7 +135,7 @@ static void apply(int opt, char *arg)
 {
     switch (opt) {
     case OPT_RUNDIR: options.rundir = arg; break;
-    case OPT_GROUP: options.group = arg; break;
+    case OPT_GROUP: options.group = group("group", arg); break;
     case OPT_MONITOR_GROUP: options.monitor_group = group("monitor-group", arg); break;
     case OPT_WORKERS: options.workers = number("workers", arg, 1, WORKERS_MAX); break;
     case OPT_CPUS: options.cpus = arg; break;

@@ -12,7 +12,7 @@
 
 struct options {
     const char *rundir;        /* NULL: the first place of the list in libvale.h */
-    const char *group;         /* may use netmap.sock; NULL: the user's own */
+    gid_t group;               /* may use netmap.sock and the sockets of ports, besides the user; or NO_GROUP */
     gid_t monitor_group;       /* may see other ports' frames, besides root and the user; or NO_GROUP */
     const char *cpus;          /* for the workers; NULL: not pinned */
     unsigned int workers;      /* threads */

@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +20,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LOCK_NAME "valed.lock"
+#define LOCK_NAME   "valed.lock"
+#define SHARED_MODE (S_ISGID | 0750)
 
 static char path[PATH_MAX];
 static const char *bound[2]; /* sockets that we made, and remove */
@@ -43,6 +43,27 @@ static void take_lock(void)
         fatal(4, "%s: another valed runs here; use it, or another --rundir", path);
 }
 
+static bool is_shared(void)
+{
+    struct stat st;
+
+    return stat(".", &st) == 0 && st.st_gid == options.group && (st.st_mode & 07777) == SHARED_MODE;
+}
+
+/*
+ * Set-group-ID, so that the sockets of ports, which are made later, are the group's: by then we have neither the rights nor the
+ * system calls to give them away. One that is shared is left alone: systemd may have made it so, and refuse us that mode.
+ */
+static void share(void)
+{
+    if (is_shared())
+        return;
+    errno = EPERM; /* without a word chmod() leaves out set-group-ID for a group that we are not in */
+    if (chown(".", (uid_t)-1, options.group) < 0 || chmod(".", SHARED_MODE) < 0 || !is_shared())
+        fatal(1, "%s: cannot give it to the group of --group, with mode %04o: %s; run valed as a member of it, or let root do it",
+              path, SHARED_MODE, strerror(errno));
+}
+
 void rundir_enter(void)
 {
     struct vale_error err;
@@ -54,19 +75,12 @@ void rundir_enter(void)
     if (chdir(path) < 0)
         fatal(1, "%s: %s", path, strerror(errno));
     take_lock();
+    if (options.group != NO_GROUP)
+        share();
+    umask(options.group != NO_GROUP ? 0117 : 0177);
 }
 
-static void give_to_group(const char *name, const char *group)
-{
-    struct group *gr = getgrnam(group);
-
-    if (!gr)
-        fatal(2, "--group %s: no such group", group);
-    if (chown(name, (uid_t)-1, gr->gr_gid) < 0)
-        fatal(1, "%s/%s: cannot give it to group %s: %s", path, name, group, strerror(errno));
-}
-
-int rundir_bind(const char *name, int type, unsigned int mode, const char *group)
+int rundir_bind(const char *name, int type, unsigned int mode)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     int fd = activation_socket(type);
@@ -78,13 +92,8 @@ int rundir_bind(const char *name, int type, unsigned int mode, const char *group
     /* We hold the lock, so a socket of that name is a dead one's. */
     if (fd < 0 || (unlink(name) < 0 && errno != ENOENT))
         fatal(1, "%s/%s: %s", path, name, strerror(errno));
-    umask(0777);
-    if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        fatal(1, "%s/%s: %s", path, name, strerror(errno));
-    umask(0022);
-    if (group)
-        give_to_group(name, group);
-    if (chmod(name, mode) < 0)
+    /* Nobody can connect before it listens, so the mode is there in time. */
+    if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || chmod(name, mode) < 0)
         fatal(1, "%s/%s: %s", path, name, strerror(errno));
     bound[bound_count++] = name;
     return fd;

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -128,6 +129,20 @@ def test_one_socket_handed_over_the_other_made(manager: Manager) -> None:
         Port.open(manager.rundir, "vale1:a").close()
         manager.stop()
         assert [p.name for p in manager.rundir.glob("*.sock")] == ["netmap.sock"]
+
+
+def test_sockets_of_ports_do_not_depend_on_the_umask_given(manager: Manager) -> None:
+    """Also where valed made no socket of its own; those that it was handed are left alone."""
+    ports = manager.listen("netmap.sock", socket.SOCK_SEQPACKET)
+    qmp = manager.listen("qmp.sock", socket.SOCK_STREAM)
+    before = (manager.rundir / "netmap.sock").stat().st_mode
+    with ports, qmp:
+        manager.start(ports, qmp, launch="umask 0" + LAUNCH)
+        with Qmp(manager.rundir / "qmp.sock") as client:
+            client.execute("port-add", name="vale1:v", kind="vhost-user")
+        assert stat.S_IMODE((manager.rundir / "vale1:v").stat().st_mode) == 0o600
+        assert (manager.rundir / "netmap.sock").stat().st_mode == before
+        manager.stop()
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """valed as a program: its command line, its directory, how it starts, idles and ends.
 
-    rundir/  valed.lock (held)   netmap.sock (0660)   qmp.sock (0600)
+    rundir/  valed.lock (held)   netmap.sock (0600)   qmp.sock (0600)
 """
 
 import os
@@ -118,7 +118,7 @@ def test_directory_is_made_and_sockets_are_not_for_all(short: Path) -> None:
     rundir = short / "made"
     valed = Valed(rundir)
     modes = {p.name: stat.S_IMODE(p.lstat().st_mode) for p in (rundir, *rundir.iterdir())}
-    assert modes == {"made": 0o700, "valed.lock": 0o600, "netmap.sock": 0o660, "qmp.sock": 0o600}
+    assert modes == {"made": 0o700, "valed.lock": 0o600, "netmap.sock": 0o600, "qmp.sock": 0o600}
     valed.stop()
     assert [p.name for p in rundir.iterdir()] == ["valed.lock"]
 
