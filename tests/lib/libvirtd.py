@@ -9,6 +9,7 @@
 It sees the machine's files, except that /run, /etc/libvirt, /var/lib, /var/cache and /var/log are
 its own: a libvirtd of the machine is never reached, and nothing is left. /etc/passwd and
 /etc/group are its own as well. `session` makes it that of an ordinary user, in a user namespace.
+An ordinary user can have a session; as root he needs subordinate ids (/etc/subuid).
 """
 
 import contextlib
@@ -38,6 +39,7 @@ OWN = {
     "cache": "/var/cache",
     "log": "/var/log",
 }
+LIBVIRT = "libvirt-daemon libvirt-clients"
 USER = 1000  # whose session it is
 
 PASSWD = f"""\
@@ -86,20 +88,19 @@ exit
 
 
 @cache
-def why_not() -> str:
+def why_not(*, session: bool = False) -> str:
     """Why this machine cannot run such tests, "" when it can."""
     for program, package in {
-        "libvirtd": "libvirt-daemon", "virtlogd": "libvirt-daemon", "virsh": "libvirt-clients",
-        "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux",
-        "ip": "iproute2",
+        "libvirtd": LIBVIRT, "virtlogd": LIBVIRT, "virsh": LIBVIRT, "unshare": "util-linux",
+        "nsenter": "util-linux", "setpriv": "util-linux", "ip": "iproute2",
     }.items():  # fmt: skip
         if not find(program):
-            if "libvirt" in package:
-                return f"no {program}: apt-get install libvirt-daemon libvirt-clients"
             return f"no {program}: apt-get install {package}"
+    if os.geteuid() != 0 and not session and not find("newuidmap"):
+        return "no newuidmap: apt-get install uidmap"  # libvirtd sets groups for its QEMUs
     with tempfile.TemporaryDirectory(prefix="vale-") as name:
         try:
-            Inside(Path(name)).close()
+            Inside(Path(name), session=session).close()
         except AssertionError as exc:
             return f"no namespaces of our own: {exc}"
     return ""
@@ -125,7 +126,7 @@ class Inside:
         isolate = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
         isolate += ["--propagation", "private"]
         if os.geteuid() != 0:
-            isolate += ["--user", "--map-root-user"]
+            isolate += ["--user", "--map-root-user", *([] if session else ["--map-auto"])]
         self.log = self.folder / "inside.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -225,16 +226,20 @@ class Inside:
 
 
 class Libvirtd(Inside):
-    """A running libvirtd; `user` is whose its QEMUs are."""
+    """A running libvirtd; `user` is whose its QEMUs are. Skips the test where it cannot be."""
 
     def __init__(self, folder: Path, *, user: str = "root", session: bool = False) -> None:
+        if reason := why_not(session=session):
+            pytest.skip(reason)
         super().__init__(folder, session=session)
         self.uri = "qemu:///session" if session else "qemu:///system"
         self.config = self.outside("/run/home/config/libvirt" if session else "/etc/libvirt")
         self.hooks = self.config / "hooks"
         self.hooks.mkdir(parents=True)
-        whose = "" if session else f'user = "{user}"\ngroup = "{user}"\n'
-        (self.config / "qemu.conf").write_text(QEMU_CONF + whose)
+        more = "" if session else f'user = "{user}"\ngroup = "{user}"\n'
+        if os.geteuid() != 0:
+            more += "remember_owner = 0\n"  # in extended attributes that only real root may set
+        (self.config / "qemu.conf").write_text(QEMU_CONF + more)
         (self.config / "libvirtd.conf").write_text(LIBVIRTD_CONF)
         (self.config / "virtlogd.conf").touch()
         try:
@@ -320,7 +325,5 @@ def domain(name: str, devices: str = "", *, emulator: Path = VALE_QEMU, more: st
 """
 
 
-MARKS = [
-    *guest.MARKS,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
-]
+NOT = why_not(session=True)  # all the more as root
+MARKS = [*guest.MARKS, pytest.mark.skipif(bool(NOT), reason=NOT)]
