@@ -181,7 +181,7 @@ def _taken(port: PortStats) -> str:
 async def find() -> Switchd | None:
     """A valed that answers, or None."""
     for rundir in search_dirs():
-        if _usable(rundir):
+        if usable(rundir):
             found = await _try(rundir)
             if found:
                 return found
@@ -193,10 +193,13 @@ async def find_or_start() -> Switchd:
     return await find() or await _started(server_dir())
 
 
-async def at(rundir: Path, start: bool) -> Switchd | None:
-    """The valed of one directory; started if asked for and none is there: it knows its ports."""
+async def at(rundir: Path, start: bool, group: str = "") -> Switchd | None:
+    """The valed of one directory; started if asked for and none is there: it knows its ports.
+
+    group: whose members may connect to the ports of one that is started.
+    """
     found = await _try(rundir)
-    return found if found or not start else await _started(rundir)
+    return found if found or not start else await _started(rundir, group)
 
 
 async def quit_at(rundir: Path) -> None:
@@ -236,7 +239,7 @@ def server_dir() -> Path:
     return Path("/run/vale" if os.geteuid() == 0 else f"/tmp/vale-{os.geteuid()}")
 
 
-def _usable(rundir: Path) -> bool:
+def usable(rundir: Path) -> bool:
     """Whether a directory may be trusted: no link, ours or root's, not writable by others."""
     try:
         status = rundir.lstat()
@@ -260,17 +263,17 @@ async def _try(rundir: Path) -> Switchd | None:
     return Switchd(rundir, qmp)
 
 
-async def _started(rundir: Path) -> Switchd:
+async def _started(rundir: Path, group: str = "") -> Switchd:
     """Start it, unless somebody else has meanwhile."""
     program = locate.require(locate.VALED)
     async with locked(_open_rundir(rundir), str(rundir), START_SECONDS):
-        return await _try(rundir) or await _start(program, rundir)
+        return await _try(rundir) or await _start(program, rundir, group)
 
 
-async def _start(program: Path, rundir: Path) -> Switchd:
+async def _start(program: Path, rundir: Path, group: str) -> Switchd:
     reader, writer = os.pipe()
     argv = [str(program), "--rundir", str(rundir), "--linger", str(LINGER_SECONDS)]
-    argv += ["--ready-fd", str(writer)]
+    argv += ["--ready-fd", str(writer), *(["--group", group] if group else [])]
     with os.fdopen(reader, "rb") as ready:
         try:
             process = proc.start(argv, output=rundir / "valed.log", pass_fds=[writer])
@@ -293,7 +296,7 @@ def _open_rundir(rundir: Path) -> int:
     """Make the runtime directory, and open it to be locked: one of two that race starts a valed."""
     try:
         rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _usable(rundir):
+        if not usable(rundir):
             raise EnvironmentUnfitError(
                 f"{rundir} is a link, not yours, or writable by others: set VALE_RUNDIR"
             )
