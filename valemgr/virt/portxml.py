@@ -42,6 +42,27 @@ class MappedPort:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class PciAddress:
+    """Where a device sits; bus 0 is the root complex, bus N the root port with that index."""
+
+    bus: int
+    slot: int = 0
+    function: int = 0
+
+    def element(self, **more: str) -> ET.Element:
+        """`<address>`."""
+        words = {"bus": self.bus, "slot": self.slot}
+        said = {key: f"0x{value:02x}" for key, value in words.items()}
+        said |= {"function": f"0x{self.function:x}", **more}
+        return ET.Element("address", {"type": "pci", "domain": "0x0000", **said})
+
+    def words(self) -> dict[str, str]:
+        """The same for QEMU's -device: libvirt names the bus of controller N `pci.N`."""
+        bus = f"pci.{self.bus}" if self.bus else "pcie.0"
+        return {"bus": bus, "addr": f"0x{self.slot:x}"}
+
+
 def socket_of(rundir: Path, port: PortName) -> Path:
     """Where valed listens for the NIC on a port; UsageError if that is too long for a socket."""
     return socket_path(rundir / str(port), DIRS)
@@ -52,8 +73,10 @@ def alias_of(port: PortName) -> str:
     return f"ua-{port.switch}-{port.port}"
 
 
-def interface(port: PortName, mac: str, rundir: Path, queues: int = 1) -> ET.Element:
-    """A virtio NIC on a port of the valed that runs there."""
+def interface(
+    port: PortName, mac: str, rundir: Path, queues: int = 1, address: PciAddress | None = None
+) -> ET.Element:
+    """A virtio NIC on a port of the valed that runs there; without an address libvirt picks one."""
     element = ET.Element("interface", type="vhostuser")
     ET.SubElement(element, "mac", address=mac)
     path = str(socket_of(rundir, port))
@@ -63,6 +86,8 @@ def interface(port: PortName, mac: str, rundir: Path, queues: int = 1) -> ET.Ele
     if queues > 1:
         ET.SubElement(element, "driver", queues=str(queues))
     ET.SubElement(element, "alias", name=alias_of(port))
+    if address:
+        element.append(address.element())
     return element
 
 
