@@ -79,7 +79,7 @@ def choose(nic: Nic, provider: Provider, emulator: Emulator, accelerator: str) -
         )
     if backend is Backend.STREAM and nic.queues > 1:
         raise UsageError(f"NIC {nic.name}: a stream socket has one queue: use queues: 1")
-    if backend is Backend.VHOST_USER and nic.queues > 1 and _no_msix(emulator, accelerator):
+    if backend is Backend.VHOST_USER and nic.queues > 1 and lacks_msix(emulator, accelerator):
         raise UsageError(
             f"NIC {nic.name}: QEMU before 8.0 under TCG has vhost-user with one queue pair only: "
             "use queues: 1, or backend: netmap"
@@ -138,7 +138,8 @@ def _check_kernel(nic: Nic, backend: Backend) -> None:
         )
 
 
-def _no_msix(emulator: Emulator, accelerator: str) -> bool:
+def lacks_msix(emulator: Emulator, accelerator: str) -> bool:
+    """Whether vhost-user must do without MSI-X."""
     return accelerator == "tcg" and emulator.version < MSIX_SINCE
 
 
@@ -187,7 +188,7 @@ def _virtio(nic: Nic, backend: Backend, emulator: Emulator, accelerator: str) ->
     if nic.queues > 1:
         more |= {"mq": True, "vectors": 2 * nic.queues + 2}
     if backend is Backend.VHOST_USER:
-        return more | ({"vectors": 0} if _no_msix(emulator, accelerator) else {})
+        return more | ({"vectors": 0} if lacks_msix(emulator, accelerator) else {})
     if accelerator == "tcg":
         # Each transmit interrupt and doorbell is dear under emulation: let frames gather.
         more["tx"] = "timer"

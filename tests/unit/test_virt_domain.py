@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Guests as libvirt's domains: golden XML, all of it valid by libvirt's own schema."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from valemgr.emulator import Emulator
+from valemgr.errors import EnvironmentUnfitError, UsageError
+from valemgr.image import Disk, DiskFormat, Identity, Image
+from valemgr.plan import Host, pin
+from valemgr.topology import Backend, Guest, Lab, Nic, NicModel, pair_lab
+from valemgr.virt import domain
+from valemgr.virt.domxml import DomainView
+from valemgr.wiring import Place
+
+pytestmark = pytest.mark.unit
+
+MICRO = Image(
+    "micro", Path("/i/micro/vmlinuz"), Path("/i/micro/initrd.img"), "console=ttyS0", "ready", {}
+)
+CLOUD = Image(
+    "cloud.img", None, None, "", "", {}, Disk(Path("/i/cloud, 12.img"), DiskFormat.QCOW2),
+    Identity.NOCLOUD,
+)  # fmt: skip
+OURS = Emulator(Path("/b/qemu-system-x86_64-vale"), (7, 2), has_netmap=True)
+LATER = Emulator(Path("/usr/bin/qemu-system-x86_64"), (9, 2), has_netmap=False)
+
+Golden = Callable[[str, str], None]
+
+
+def host(accelerator: str = "tcg", emulator: Emulator = OURS) -> Host:
+    return Host(
+        emulators={"": emulator},
+        accelerator=accelerator,
+        place=Place(rundir=Path("/run/vale"), lab_dir=Path("/run/valemgr/l")),
+        images={"micro": MICRO, "cloud": CLOUD},
+    )
+
+
+def lab(*nics: Nic, spare: int = 4, image: str = "micro") -> Lab:
+    guest = Guest(name="a", cpus=2, memory_mib=192, spare=spare, image=image, nics=nics)
+    return pin(Lab(name="l", guests=(guest,)))
+
+
+def valid(xml: str, folder: Path) -> None:
+    """What libvirt's own schema says."""
+    if not shutil.which("virt-xml-validate"):
+        pytest.skip("no virt-xml-validate: apt-get install libvirt-clients")
+    file = folder / "domain.xml"
+    file.write_text(xml)
+    done = subprocess.run(
+        ["virt-xml-validate", str(file), "domain"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+ETH1 = Nic(name="eth1", port="vale1:a", mtu=9000)
+ETH2 = Nic(name="eth2", port="vale2:a", queues=4)
+E1000 = Nic(name="eth3", port="vale2:b", model=NicModel.E1000)
+
+
+class TestPersistent:
+    @pytest.mark.parametrize(
+        ("name", "nics", "where", "backend"),
+        [
+            ("vhost-user", (ETH1,), host(), Backend.VHOST_USER),
+            ("vhost-user-kvm", (ETH1, ETH2), host("kvm", LATER), Backend.VHOST_USER),
+            ("netmap", (ETH1, ETH2, E1000), host(), Backend.NETMAP),
+        ],
+    )
+    def test_golden(
+        self, golden: Golden, tmp_path: Path, name: str, nics: tuple[Nic, ...], where: Host,
+        backend: Backend,
+    ) -> None:  # fmt: skip
+        made = lab(*nics)
+        xml = domain.persistent(made, made.guests[0], where, backend)
+        golden(f"domain-persistent-{name}.xml", xml)
+        valid(xml, tmp_path)
+
+    def test_it_is_read_as_it_is_meant(self) -> None:
+        made = lab(ETH1, spare=0)
+        (guest,) = made.guests
+        view = DomainView.parse(domain.persistent(made, guest, host(), Backend.VHOST_USER))
+        assert (view.name, view.kind, view.emulator) == ("l.a", "qemu", str(OURS.path))
+        assert view.shares_memory
+        assert view.has_no_vectors
+        assert view.free_root_ports == 4
+        assert [(str(m.port), m.mac) for m in view.mapped] == [("vale1:a", guest.nics[0].mac)]
+        (nic,) = view.plugged
+        assert (nic.backend, nic.where) == (Backend.VHOST_USER, Path("/run/vale"))
+
+    def test_a_netmap_nic_opens_its_port_itself(self) -> None:
+        made = lab(ETH1, spare=6)
+        (guest,) = made.guests
+        xml = domain.persistent(made, guest, host(), Backend.NETMAP)
+        view = DomainView.parse(xml)
+        assert view.mapped == ()
+        (nic,) = view.plugged
+        assert (nic.backend, nic.where) == (Backend.NETMAP, Path("/run/vale/netmap.sock"))
+        assert nic.mac == guest.nics[0].mac
+        assert xml.count("pcie-root-port") == 7
+
+    def test_nothing_of_a_lab_is_in_it(self) -> None:
+        made = pin(pair_lab("vale1"))
+        for guest in made.guests:
+            xml = domain.persistent(made, guest, host(), Backend.VHOST_USER)
+            assert "/run/valemgr" not in xml
+
+    @pytest.mark.parametrize(
+        ("made", "backend", "reason"),
+        [
+            (lab(E1000), Backend.VHOST_USER, "guest a: NIC eth3: vhost-user serves virtio"),
+            (lab(ETH1, image="cloud"), Backend.NETMAP, "guest a: image cloud.img is a disk"),
+            (lab(ETH2), Backend.VHOST_USER, "guest a: NIC eth2: .* one queue pair only"),
+            (
+                pin(pair_lab("vale1", baseline=True)), Backend.NETMAP,
+                "guest a: NIC vale1 is on a cable",
+            ),
+            (
+                lab(*(Nic(name=f"e{n}", port=f"vale1:p{n}") for n in range(29))), Backend.NETMAP,
+                "guest a: libvirt has room for 32 NICs",
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_is_refused(self, made: Lab, backend: Backend, reason: str) -> None:
+        with pytest.raises(UsageError, match=f"^{reason}"):
+            domain.persistent(made, made.guests[0], host(), backend)
+
+    def test_netmap_needs_our_qemu(self) -> None:
+        made = lab(ETH1)
+        other = host(emulator=replace(LATER, version=(7, 2)))
+        with pytest.raises(
+            EnvironmentUnfitError, match=r"^guest a: NIC eth1: .* lacks the netmap backend"
+        ):
+            domain.persistent(made, made.guests[0], other, Backend.NETMAP)
