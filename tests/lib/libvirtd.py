@@ -8,7 +8,8 @@
 
 It sees the machine's files, except that /run, /etc/libvirt, /var/lib, /var/cache and /var/log are
 its own: a libvirtd of the machine is never reached, and nothing is left. /etc/passwd and
-/etc/group are its own as well. `session` makes it that of an ordinary user, in a user namespace.
+/etc/group are its own as well, and build/images is read-only: libvirtd gives what a domain uses to
+the user of its QEMU. `session` makes it that of an ordinary user, in a user namespace.
 An ordinary user can have a session; as root he needs subordinate ids (/etc/subuid).
 """
 
@@ -54,9 +55,11 @@ somebody:x:{USER}:
 libvirt-qemu:x:64055:
 nogroup:x:65534:
 """
-# No cgroups and no security module: they belong to the machine.
+# No cgroups and no security module: they belong to the machine. No owners in extended attributes:
+# that is for real root, and those of a file outlive us.
 QEMU_CONF = """\
 security_driver = "none"
+remember_owner = 0
 cgroup_controllers = []
 namespaces = []
 """
@@ -76,11 +79,18 @@ for own in {" ".join(f"{name}:{target}" for name, target in OWN.items())}; do
 done
 mount --bind passwd /etc/passwd
 mount --bind group /etc/group
+if [ -d "$2" ]; then
+    mount --bind "$2" "$2"
+    mount -o remount,bind,ro "$2"
+fi
 ip link set lo up
 cd /
-unshare --user --map-user={USER} --map-group={USER} \
-    sh -c 'echo > /run/user-is-ready; exec sleep infinity' < /dev/null > /dev/null &
-echo "$pid $!"
+if [ "$3" ]; then
+    unshare --user --map-user={USER} --map-group={USER} \
+        sh -c 'echo "$1 $$"; exec sleep infinity > /dev/null' sh "$pid" < /dev/null &
+else
+    echo "$pid $$"
+fi
 exec > /dev/null
 cat
 exit
@@ -129,8 +139,9 @@ class Inside:
             isolate += ["--user", "--map-root-user", *([] if session else ["--map-auto"])]
         self.log = self.folder / "inside.log"
         with self.log.open("w") as log:
+            words = [str(self.folder), str(MICRO.parent), "session" if session else ""]
             self.process = subprocess.Popen(
-                [*isolate, "sh", "-c", INIT, "sh", str(self.folder)],
+                [*isolate, "sh", "-c", INIT, "sh", *words],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, "PATH": self.env["PATH"]},
             )  # fmt: skip
@@ -140,8 +151,6 @@ class Inside:
             self.close()
             raise AssertionError(self.log.read_text().strip())
         self.pid, self.user = words  # of the first process outside, and of the user's inside
-        ready = self.folder / "run" / "user-is-ready"
-        eventually("user namespace", lambda: ready.exists() or self.process.poll() is not None)
 
     def _environment(self) -> dict[str, str]:
         env = {
@@ -237,8 +246,6 @@ class Libvirtd(Inside):
         self.hooks = self.config / "hooks"
         self.hooks.mkdir(parents=True)
         more = "" if session else f'user = "{user}"\ngroup = "{user}"\n'
-        if os.geteuid() != 0:
-            more += "remember_owner = 0\n"  # in extended attributes that only real root may set
         (self.config / "qemu.conf").write_text(QEMU_CONF + more)
         (self.config / "libvirtd.conf").write_text(LIBVIRTD_CONF)
         (self.config / "virtlogd.conf").touch()
