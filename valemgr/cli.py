@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valemgr import __version__, cli_files, cli_graph, cli_guest, cli_lab
+from valemgr import __version__, cli_files, cli_graph, cli_guest, cli_lab, cli_libvirt
 from valemgr.accel import AccelChoice
 from valemgr.cli_common import (
     EXIT_THRESHOLD,
@@ -43,6 +43,7 @@ cli_lab.register(app)
 cli_guest.register(app)
 cli_files.register(app)
 cli_graph.register(app)
+cli_libvirt.register(app)
 
 PAIR_COLUMNS = (
     Column("frame", "frame", right=True),

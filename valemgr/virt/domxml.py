@@ -69,10 +69,8 @@ class DomainView:
     def shares_memory(self) -> bool:
         """Whether another process may map the guest's memory."""
         backing = self.root.find("memoryBacking")
-        cells = self.root.findall("cpu/numa/cell")
-        if cells and all(cell.get("memAccess") == "shared" for cell in cells):
-            return True
-        if backing is None:
+        cells = [cell.get("memAccess") for cell in self.root.findall("cpu/numa/cell")]
+        if "private" in cells or backing is None:
             return False
         access, source = backing.find("access"), backing.find("source")
         shared = access is not None and access.get("mode") == "shared"

@@ -72,6 +72,23 @@ async def drop_port(rundir: Path, port: PortName, *, owner: str = "") -> None:
             _own(rundir, port, "")
 
 
+async def free_port(rundir: Path, port: PortName) -> None:
+    """Remove the port of a NIC that is unplugged: QEMU may not have hung up yet."""
+    daemon = await switchd.at(rundir, start=False)
+    if daemon is None:
+        return
+    try:
+        await _remove(daemon, port)
+        _own(rundir, port, "")
+    finally:
+        await daemon.close()
+
+
+def group_for(user: tuple[int, int] | None) -> str:
+    """The group that a valed for QEMU's user needs; none if that is us, or root."""
+    return _group_name(user[1]) if user and user[0] not in (0, os.geteuid()) else ""
+
+
 async def run_valed(rundir: Path, group: str = "") -> None:
     """Have a valed run in a directory: for NICs that open their ports themselves."""
     await (await _valed(rundir, start=True, group=group)).close()

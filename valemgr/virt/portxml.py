@@ -13,8 +13,10 @@
 Elements and attributes: libvirt's docs/formatdomain, "vhost-user interface". Pure.
 """
 
+import io
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -91,12 +93,13 @@ def interface(
     return element
 
 
-def ports_element(mapped: Iterable[MappedPort]) -> ET.Element:
-    """`<vale:ports>`."""
-    element = ET.Element(_tag("ports"))
+def ports_element(mapped: Iterable[MappedPort], *, bare: bool = False) -> ET.Element:
+    """`<vale:ports>`; bare: without its name space, which virDomainSetMetadata adds itself."""
+    names = ("ports", "port") if bare else (_tag("ports"), _tag("port"))
+    element = ET.Element(names[0])
     for each in mapped:
         words = {"switch": each.port.switch, "name": each.port.port, "mac": each.mac}
-        ET.SubElement(element, _tag("port"), words)
+        ET.SubElement(element, names[1], words)
     return element
 
 
@@ -142,6 +145,9 @@ def text_of(element: ET.Element) -> str:
 def parse(text: str, what: str) -> ET.Element:
     """XML that somebody gave us; UsageError with the place of a mistake."""
     try:
+        for _, (prefix, uri) in ET.iterparse(io.StringIO(text), ["start-ns"]):
+            with suppress(ValueError):  # a prefix that the library keeps for itself
+                ET.register_namespace(prefix, uri)  # others' metadata keeps its prefixes
         return ET.fromstring(text)
     except ET.ParseError as exc:
         raise UsageError(f"{what} is not XML: {exc}") from exc
