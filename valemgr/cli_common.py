@@ -90,6 +90,15 @@ def write_out(text: str, output: Path | None) -> None:
         raise StoreError(f"{output}: cannot be written: {exc.strerror}") from exc
 
 
+def made_dir(folder: Path) -> Path:
+    """A folder for output, made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreError(f"{folder}: cannot be made: {exc.strerror}") from exc
+    return folder
+
+
 def open_closed_streams() -> None:
     """Where stdin, stdout or stderr is closed, Python has None: have /dev/null instead."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

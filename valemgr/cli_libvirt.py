@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from valemgr.cli_common import FormatOption, note, run
+from valemgr.accel import AccelChoice
+from valemgr.cli_common import FormatOption, made_dir, note, one_of, run, write_out
 from valemgr.errors import UsageError
 from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
     from valemgr.names import PortName
+    from valemgr.topology import Backend, Lab
     from valemgr.virt.attach import Scope
     from valemgr.virt.connection import Libvirt
     from valemgr.virt.inventory import PluggedNic
@@ -71,6 +73,51 @@ CHANGE_COLUMNS = (Column("change", "change"),)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(libvirt_app, name="libvirt")
+
+
+@libvirt_app.command()
+def xml(
+    topology: Annotated[
+        str | None,
+        typer.Argument(metavar="[TOPOLOGY]", help="A *.lab.yml, or its folder, or -."),
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(help="An <interface> on this port instead; may be repeated."),
+    ] = None,
+    guest: Annotated[str, typer.Option(help="This guest of it alone.", show_default="all")] = "",
+    backend: Annotated[str, typer.Option(help="vhost-user, or netmap on our QEMU.")] = "vhost-user",
+    emulator: Annotated[
+        str, typer.Option(metavar="PATH", help="Their QEMU.", show_default="the stock one")
+    ] = "",
+    accel: Annotated[AccelChoice, typer.Option(help="What guests run on.")] = AccelChoice.AUTO,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="A file there for each.")
+    ] = None,
+    connect: ConnectOption = None,
+) -> None:
+    """Print the guests of a topology as domains, or interfaces on ports."""
+    from valemgr.virt import attach as attaching
+    from valemgr.virt import export
+
+    rundir = attaching.rundir_at(connect)
+    if port:
+        if topology:
+            raise UsageError("a topology, or --port: one of them")
+        emit(export.interfaces([_port(each) for each in port], rundir))
+        return
+    how = _backend(backend)
+    lab = _lab(topology, guest)
+    made = run(export.domains(lab, guest, how, emulator, accel, rundir))
+    if output is None and len(made) > 1:
+        names = ", ".join(each.name for each in lab.guests)
+        raise UsageError(f"{len(made)} domains: choose one by --guest ({names}), or use -o DIR")
+    if output:
+        made_dir(output)
+    for each in made:
+        write_out(each.xml, output / f"{each.name}.xml" if output else None)
+        for line in each.notes:
+            note(f"{each.name}: {line}")
 
 
 @libvirt_app.command()
@@ -222,6 +269,25 @@ def _on(uri: str | None, work: "Callable[[Libvirt], Awaitable[T]]") -> T:
             return await work(libvirt)
 
     return run(connected())
+
+
+def _backend(text: str) -> "Backend":
+    from valemgr.topology import Backend
+
+    how = one_of("--backend", Backend, text)
+    if how not in (Backend.VHOST_USER, Backend.NETMAP):
+        raise UsageError(f"--backend {text}: vhost-user or netmap")
+    return how
+
+
+def _lab(where: str | None, guest: str) -> "Lab":
+    from valemgr.cli_files import load_file
+
+    lab = load_file(where)[1]
+    if guest and lab.guest(guest) is None:
+        known = ", ".join(each.name for each in lab.guests)
+        raise UsageError(f"--guest {guest}: {lab.name} has {known}")
+    return lab
 
 
 def _port(text: str) -> "PortName":

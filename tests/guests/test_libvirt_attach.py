@@ -186,7 +186,7 @@ def test_what_a_running_domain_lacks(place: Place) -> None:
     # Without the hook somebody else makes the port.
     valectl = BUILD / "bin/valectl"
     with place.valed():
-        place.libvirtd.run(valectl, "add", "vale1:p", "--vhost-user", "vale1:p", ok=True)
+        place.libvirtd.run(valectl, "add", "vale1:p", "--vhost-user", "/run/vale/vale1:p", ok=True)
         plain.start()
         assert plain.nics() == 1
         [row] = place.nics()

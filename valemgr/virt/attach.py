@@ -24,7 +24,15 @@ from valemgr.names import PortName
 from valemgr.tasks import uninterrupted
 from valemgr.topology import Backend
 from valemgr.virt import mending, ports
-from valemgr.virt.connection import CLOSED, DEVICE_REMOVED, Domain, DomainEvent, Libvirt
+from valemgr.virt.connection import (
+    CLOSED,
+    DEVICE_REMOVED,
+    Domain,
+    DomainEvent,
+    Libvirt,
+    default_uri,
+    is_session,
+)
 from valemgr.virt.domxml import DomainView, PluggedPort, base_label
 from valemgr.virt.portxml import (
     NAMESPACE,
@@ -157,7 +165,12 @@ async def sync(libvirt: Libvirt, name: str, say: Say) -> list[str]:
     rundir = rundir_of(libvirt)
     for each in config.mapped:
         await _require_free(libvirt, it.domain, each.port)
-    wanted = {each.mac: interface(each.port, each.mac, rundir) for each in config.mapped}
+    native = {nic.mac for nic in config.plugged if nic.backend is Backend.NETMAP}
+    wanted = {
+        each.mac: interface(each.port, each.mac, rundir)
+        for each in config.mapped
+        if each.mac not in native
+    }
     changed, words = mending.synced(config, wanted)
     coming = sum(": added" in word for word in words)
     changed, added = mending.mended(changed, it.emulator, coming)
@@ -171,8 +184,13 @@ async def sync(libvirt: Libvirt, name: str, say: Say) -> list[str]:
 
 def rundir_of(libvirt: Libvirt) -> Path:
     """The runtime directory of the valed that a connection's domains use."""
-    given = bool(os.environ.get("VALE_RUNDIR"))
-    return switchd.server_dir() if libvirt.session or given else SYSTEM_RUNDIR
+    return rundir_at(libvirt.uri)
+
+
+def rundir_at(uri: str | None) -> Path:
+    """The same, without a connection."""
+    is_mine = is_session(uri or default_uri()) or bool(os.environ.get("VALE_RUNDIR"))
+    return switchd.server_dir() if is_mine else SYSTEM_RUNDIR
 
 
 async def _subject(libvirt: Libvirt, name: str, scope: Scope) -> Subject:

@@ -119,7 +119,7 @@ class Libvirt:
     @property
     def session(self) -> bool:
         """Whether domains run as ourselves, not as libvirt's user."""
-        return self.uri.endswith("/session")
+        return is_session(self.uri)
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Call libvirt in its thread; what it refuses becomes an error of ours."""
@@ -200,6 +200,11 @@ def default_uri() -> str:
     """As libvirt's own tools choose: $LIBVIRT_DEFAULT_URI, else root's are the system's domains."""
     given = os.environ.get("LIBVIRT_DEFAULT_URI")
     return given or (SYSTEM if os.geteuid() == 0 else SESSION)
+
+
+def is_session(uri: str) -> bool:
+    """Whether domains run as ourselves, not as libvirt's user."""
+    return uri.partition("?")[0].endswith("/session")
 
 
 class _Thread:

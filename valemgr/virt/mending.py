@@ -16,7 +16,7 @@ from valemgr.names import PortName
 from valemgr.topology import Backend
 from valemgr.virt.domxml import NO_VECTORS, DomainView
 from valemgr.virt.portxml import NAMESPACE, QEMU_NAMESPACE, MappedPort, ports_element
-from valemgr.wiring import MSIX_SINCE
+from valemgr.wiring import lacks_msix
 
 SPARE = 2  # root ports that stay free for NICs to come
 
@@ -36,7 +36,7 @@ def lacks(live: DomainView, emulator: Emulator) -> list[str]:
 
 def needs_no_vectors(view: DomainView, emulator: Emulator) -> bool:
     """Whether its QEMU must do without MSI-X."""
-    return view.kind == "qemu" and emulator.version < MSIX_SINCE
+    return lacks_msix(emulator, "tcg" if view.kind == "qemu" else view.kind)
 
 
 def mended(config: DomainView, emulator: Emulator, coming: int) -> tuple[DomainView, list[str]]:
