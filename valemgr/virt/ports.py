@@ -89,33 +89,44 @@ def group_for(user: tuple[int, int] | None) -> str:
     return _group_name(user[1]) if user and user[0] not in (0, os.geteuid()) else ""
 
 
-async def run_valed(rundir: Path, group: str = "") -> None:
-    """Have a valed run in a directory: for NICs that open their ports themselves."""
-    await (await _valed(rundir, start=True, group=group)).close()
+async def run_valed(rundir: Path, user: tuple[int, int] | None, group: str = "") -> None:
+    """Have a valed run in a directory, for NICs that open their ports themselves."""
+    daemon = await _valed(rundir, start=True, group=group)
+    async with _connected(daemon):
+        _check(daemon.netmap_socket, user, group, daemon.pid)
 
 
 def check_access(
     rundir: Path, port: PortName, user: tuple[int, int] | None, group: str, pid: int
 ) -> None:
     """Refuse a port that QEMU could not connect to; pid: valed's."""
+    _check(rundir / str(port), user, group, pid)
+
+
+def _check(socket: Path, user: tuple[int, int] | None, group: str, pid: int) -> None:
     if user is None and not group:
         return
     uid, gid = user or (-1, _gid(group))
-    socket = rundir / str(port)
     stop = first_refusal(socket, uid, _groups(uid, gid))
     if stop is None:
         return
     who = f"QEMU's user {_user_name(uid)} ({uid}:{gid})" if user else f"QEMU's group {group}"
-    if stop not in (rundir, socket):
+    if stop not in (socket.parent, socket):
         raise EnvironmentUnfitError(
             f"{who} may not enter {stop}, so it cannot connect to {socket}: 'chmod o+x {stop}', or "
             "use another runtime directory of valed"
         )
+    what = f"{who} may not connect to {socket}: valed (pid {pid}, {socket.parent})"
+    status = socket.stat()
+    if user and status.st_mode >> 3 & WRITE:
+        theirs = _group_name(status.st_gid)
+        raise EnvironmentUnfitError(
+            f"{what} has --group {theirs}: 'usermod -a -G {theirs} {_user_name(uid)}'"
+        )
     wanted = group or _group_name(gid)
     raise EnvironmentUnfitError(
-        f"{who} may not connect to {socket}: valed (pid {pid}, {rundir}) lacks --group {wanted}: "
-        f"end it by 'kill {pid}', and start it by 'valed --rundir {rundir} --group {wanted}'; its "
-        "ports and guests come back"
+        f"{what} lacks --group {wanted}: end it by 'kill {pid}', and start it by "
+        f"'valed --rundir {socket.parent} --group {wanted}'; its ports and guests come back"
     )
 
 
