@@ -74,6 +74,7 @@ async def start(view: DomainView, group: str, *, running: bool) -> None:
     """Have the ports of a domain; running: its QEMU may be connected to them."""
     needed = needs(view)
     user = view.qemu_user or (None if os.geteuid() == 0 else (os.geteuid(), os.getegid()))
+    group = group or ports.group_for(user)
     for nic in needed.nics:
         rundir = rundir_of(nic)
         if rundir is None:
