@@ -30,7 +30,15 @@ from pydantic import (
 from valemgr import units
 from valemgr.errors import UsageError
 from valemgr.names import check_label, parse_port
-from valemgr.topology import NIC_NAME, Backend, NicModel, Provider, canonical_switch, checked_mac
+from valemgr.topology import (
+    NIC_NAME,
+    Backend,
+    Engine,
+    NicModel,
+    Provider,
+    canonical_switch,
+    checked_mac,
+)
 from valemgr.yamlfile import Float, Int
 
 MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB
@@ -557,6 +565,8 @@ class LabFile(Entry):
     """The lab's name (the file's, without .lab.yml)."""
     description: Text = ""
     """What it shows."""
+    engine: Engine = Engine.QEMU
+    """Who runs the guests: qemu, started by valemgr itself, or libvirt, as its domains."""
     provider: Provider | None = None
     """Who implements switches that do not say (user)."""
     defaults: GuestKeys = GuestKeys()

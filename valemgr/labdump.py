@@ -32,7 +32,8 @@ SHORT = 60  # characters
 
 def dump_lab(lab: Lab) -> str:
     """YAML text."""
-    said: Said = {"name": lab.name, **_kept(description=lab.description), **_switches(lab)}
+    said: Said = {"name": lab.name, **_kept(description=lab.description)}
+    said |= _changed(lab, "engine") | _switches(lab)
     if groups := sorted({guest.group for guest in lab.guests if guest.group}):
         said["groups"] = dict.fromkeys(groups)
     linked = {end for link in lab.links for end in link.ends}

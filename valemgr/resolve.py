@@ -63,6 +63,7 @@ def _resolve(sheet: Sheet) -> topology.Lab | None:
     parts = {
         "name": sheet.name,
         "description": sheet.entry.description,
+        "engine": sheet.entry.engine,
         "switches": tuple(switches.values()),
         "guests": tuple(guests),
         "links": tuple(_link(link) for link in wires.links if link),

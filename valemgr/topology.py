@@ -56,6 +56,13 @@ class Backend(StrEnum):
     STREAM = "stream"
 
 
+class Engine(StrEnum):
+    """Who runs a lab's QEMUs: we, or libvirt."""
+
+    QEMU = "qemu"
+    LIBVIRT = "libvirt"
+
+
 class Provider(StrEnum):
     """Who implements a switch."""
 
@@ -307,6 +314,7 @@ class Lab(Model):
 
     name: str
     description: str = ""
+    engine: Engine = Engine.QEMU
     switches: tuple[Switch, ...] = ()
     guests: tuple[Guest, ...] = ()
     links: tuple[Link, ...] = ()
@@ -397,10 +405,12 @@ def pair_lab(
     image: str = "micro",
     backend: Backend = Backend.AUTO,
     baseline: bool = False,
+    engine: Engine = Engine.QEMU,
 ) -> Lab:
     """Two guests, `a` and `b`, on one switch; with a baseline also cabled back-to-back."""
     return Lab(
         name=switch,
+        engine=engine,
         guests=tuple(
             Guest(
                 name=name,

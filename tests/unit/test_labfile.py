@@ -29,6 +29,7 @@ SECTIONS = ("guests", "groups", "switches")
 STRUCTURAL = (
     "booleans",
     "containerlab",
+    "engines",
     "file-keys",
     "foreign-keys",
     "keys",
