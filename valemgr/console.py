@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A guest's serial console on our own terminal: what `console` does.
 
-QEMU's socket serves one client; a second one would wait in silence. So whoever has the console
-holds a lock on its log, and QEMU is asked whether somebody else is connected. While a valemgr
-waits for the guest to boot, that one is connected: until it lets go, the log is shown.
+A console serves one client. So whoever has it holds a lock on its log, and the machine is asked
+whether somebody else is connected. While a valemgr waits for a QEMU of ours to boot, that one is
+connected: until it lets go, the log is shown.
 """
 
 import asyncio
@@ -12,19 +12,19 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from valemgr import guests, logfiles, qmpclient
-from valemgr.deadline import Deadline
+from valemgr import guests, logfiles
 from valemgr.errors import GuestError, LabError
+from valemgr.guest import plan_of
 from valemgr.guests import FoundGuest
+from valemgr.machine import Machine, machine_of
 from valemgr.screen import Screen, raw_terminal
 from valemgr.text import tail
 
 LEAVE = b"\x1d"  # Ctrl-]
 CHUNK = 4096
-QMP_SECONDS = 5.0
 SHOWN_LINES = 10
 AFTER_INPUT_SECONDS = 2.0  # of a script: how long the guest may take to answer
 # Colours and a hidden cursor that the guest has left behind.
@@ -47,8 +47,9 @@ async def attach(found: FoundGuest, seconds: float | None) -> bool:
     """Until the user leaves, or the input and then `seconds` are over; False: the guest ended."""
     ends = Ends.of_process()
     with _claim(found):
-        await _until_free(found)
-        async with _connection(found) as (reader, writer):
+        machine = machine_of(plan_of(found.entry, found.lab_dir))
+        await _until_free(found, machine)
+        async with machine.console() as (reader, writer):
             with _terminal(ends):
                 if ends.keyboard:
                     _greet(found, ends)
@@ -117,9 +118,9 @@ async def _typed() -> AsyncIterator[bytes]:
         yield data
 
 
-async def _until_free(found: FoundGuest) -> None:
+async def _until_free(found: FoundGuest, machine: Machine) -> None:
     """Return when nobody is connected. While the guest boots that is valemgr: show its log."""
-    if not await _is_taken(found):
+    if not await machine.console_is_taken():
         return
     log = logfiles.Log(f"console of guest {found.name}", found.file("console.log"), lambda: True)
     if not _refreshed(found).booting:
@@ -127,7 +128,7 @@ async def _until_free(found: FoundGuest) -> None:
     _say(f"guest {found.name} boots, its console is still read by valemgr: this is what it says")
     watching = asyncio.ensure_future(logfiles.show(log, 0, Screen(sys.stdout), follow=True))
     try:
-        while await _is_taken(found):
+        while await machine.console_is_taken():
             _refreshed(found).require_alive()
             await asyncio.sleep(logfiles.LOOK_SECONDS)
     finally:
@@ -137,32 +138,6 @@ async def _until_free(found: FoundGuest) -> None:
 
 def _refreshed(found: FoundGuest) -> FoundGuest:
     return guests.find(found.name, found.lab_dir.lab)
-
-
-async def _is_taken(found: FoundGuest) -> bool:
-    """Whether a client is connected to the console, as QEMU says."""
-    name = f"guest {found.name}"
-    try:
-        async with qmpclient.session(found.file("ctl"), name, Deadline(QMP_SECONDS)) as qmp:
-            devices = await qmp.call("query-chardev")
-    except OSError as exc:
-        raise GuestError(f"{name}: QEMU does not answer: {exc.strerror or exc}") from exc
-    names = [str(device["filename"]) for device in devices if device["label"] == "console"]
-    return not any(name.startswith("disconnected:") for name in names)
-
-
-@asynccontextmanager
-async def _connection(
-    found: FoundGuest,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    try:
-        reader, writer = await asyncio.open_unix_connection(found.file("console"))
-    except OSError as exc:
-        raise GuestError(f"guest {found.name} has no console: {exc.strerror}") from exc
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
 
 
 @contextmanager

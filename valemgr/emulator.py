@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A QEMU: where it is, its version, and whether it has the netmap backend."""
+"""A QEMU: where it is, its version, and what kinds of network it has."""
 
 import re
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ class Emulator:
     path: Path
     version: tuple[int, int]
     has_netmap: bool
+    has_user: bool = True  # user networking
 
 
 def find(wanted: str) -> Path:
@@ -40,7 +41,8 @@ async def examine(path: Path) -> Emulator:
     if version is None:
         first = (about.splitlines() or ["no answer"])[0]
         raise EnvironmentUnfitError(f"{path} --version: '{first}': is it a QEMU?")
-    return Emulator(path, version, "netmap" in netdevs.split())
+    kinds = netdevs.split()
+    return Emulator(path, version, "netmap" in kinds, "user" in kinds)
 
 
 def parse_version(text: str) -> tuple[int, int] | None:

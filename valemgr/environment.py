@@ -10,8 +10,9 @@ from pathlib import Path
 from valemgr import accel, emulator, image
 from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError
+from valemgr.plan import LibvirtHost
 from valemgr.tasks import together
-from valemgr.topology import Guest, Lab, Provider
+from valemgr.topology import Engine, Guest, Lab, Provider
 from valemgr.wiring import KERNEL_DEVICE
 
 QEMU_MIB = 40  # what a QEMU takes beside its guest's memory
@@ -24,6 +25,7 @@ class Environment:
     emulators: dict[str, Emulator]
     accelerator: accel.Accelerator
     images: dict[str, image.Image]
+    libvirt: LibvirtHost | None = None  # None: QEMUs are our own
 
     @property
     def boots_at_once(self) -> int:
@@ -47,7 +49,15 @@ async def find(lab: Lab, choice: accel.AccelChoice) -> Environment:
     found = await together(emulator.examine(path) for path in paths.values())
     if any(switch.provider is Provider.KERNEL for switch in lab.all_switches().values()):
         _check_kernel()
-    return Environment(dict(zip(paths, found, strict=True)), accel.choose(choice), images)
+    accelerator = accel.choose(choice)
+    libvirt = await _libvirt(accelerator.name) if lab.engine is Engine.LIBVIRT else None
+    return Environment(dict(zip(paths, found, strict=True)), accelerator, images, libvirt)
+
+
+async def _libvirt(accelerator: str) -> LibvirtHost:
+    from valemgr.virt import machine
+
+    return await machine.host(accelerator)
 
 
 def check_memory(guests: Iterable[Guest], ended: Iterable[Guest] = ()) -> None:

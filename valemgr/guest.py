@@ -3,8 +3,8 @@
 
 Ready by stages, each timed from the launch, each with its own way to fail:
 
-    process   QEMU was started
-    qmp       it greets and has negotiated; its forwarded SSH port is known
+    process   QEMU was started, by us or by libvirt
+    qmp       it answers; its forwarded SSH port is known
     console   the console says that sshd listens (images that say so)
     ssh       a command has run in the guest
     cloud-init  it is done (images that learn who they are from it)
@@ -20,25 +20,25 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from valemgr import keys, nocloud, proc, qmpclient
+from valemgr import keys, machine, nocloud, proc
 from valemgr.copy import copy_to
 from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LaunchError, ValeError, WaitTimeoutError
 from valemgr.plan import GuestPlan, PlannedNic, guest_files, identity
-from valemgr.qmpclient import Qmp
 from valemgr.ssh import SshSession, SshTarget
 from valemgr.state import LAUNCHED, READY, SET_UP, GuestState, LabDir, NicState
 from valemgr.text import harmless, last_line, tail
 from valemgr.topology import Backend, Condition, Nic, Provider
+from valemgr.virt.domain import guest_uuid
+from valemgr.wiring import Wire
 
 log = logging.getLogger(__name__)
 
-CONSOLE_LOOK_SECONDS = 1.0
 DEATH_SECONDS = 0.5
 CONDITION_SECONDS = 0.25
 GRACE_SECONDS = 5.0
@@ -58,8 +58,6 @@ _LINKS_UP = (
     "until grep -q up $nic/operstate; do sleep 0.05; done; done"
 )
 
-_FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
-
 
 class RunningGuest:
     """A guest that was launched, by us or by an earlier valemgr."""
@@ -71,6 +69,7 @@ class RunningGuest:
         self.stage = LAUNCHED
         self.stages: dict[str, float] = {}
         self.cloud_init_status = 0
+        self.machine = machine.machine_of(plan)
         self._lab_dir = lab_dir
         self._host_key = ""
         self._launched = time.monotonic()
@@ -81,7 +80,8 @@ class RunningGuest:
     @classmethod
     def adopt(cls, plan: GuestPlan, lab_dir: LabDir, state: GuestState) -> Self | None:
         """One that an earlier valemgr launched; None if it is dead."""
-        process = proc.find(state.ident)
+        uuid = guest_uuid(lab_dir.path, plan.name) if state.libvirt else ""
+        process = machine.find(state.ident, uuid, state.libvirt)
         if process is None:
             return None
         guest = cls(plan, lab_dir)
@@ -111,13 +111,13 @@ class RunningGuest:
             raise GuestError(f"guest {self.name} is not ready")
         return self._ssh
 
-    def launch(self, client_key: str) -> None:
+    async def launch(self, client_key: str) -> None:
         """Start QEMU."""
         key = keys.generate()
         self._host_key = key.public
         self._write_identity(identity(self.plan, client_key, key.private))
         self._launched = time.monotonic()
-        self._process = proc.start(self.plan.argv, output=self.plan.files.qemu_log)
+        self._process = await self.machine.start()
         self._passed("process")
 
     def _write_identity(self, who: dict[str, Any]) -> None:
@@ -173,12 +173,13 @@ class RunningGuest:
         late = self.plan.has_seed and not listens
         return SshTarget(self.name, self._port, self._host_key, key_file, listens, late)
 
-    @asynccontextmanager
-    async def qmp(self, deadline: Deadline) -> AsyncIterator[Qmp]:
-        """Its QMP, for a few calls."""
-        path = self.plan.files.ctl
-        async with qmpclient.session(path, f"guest {self.name}", deadline) as qmp:
-            yield qmp
+    async def plug(self, planned: PlannedNic, wire: Wire) -> None:
+        """Give it a NIC while it runs; GuestError if it does not take it."""
+        await self.machine.plug(planned, wire)
+
+    async def unplug(self, nic: Nic, wire: Wire) -> None:
+        """Take a NIC away; GuestError if the guest does not let it go. The port is free then."""
+        await self.machine.unplug(str(nic.mac), wire)
 
     async def ended(self) -> GuestError:
         """Wait until the guest's process ends unasked; the error that says so."""
@@ -204,11 +205,14 @@ class RunningGuest:
             stage=self.stage,
             ssh_port=self._port,
             host_key=self._host_key,
-            argv=list(self.plan.argv),
+            argv=list(self.machine.argv),
             slots=self.plan.slots,
             nics=[_nic_state(nic) for nic in self.nics],
             spec=self.spec.model_dump(mode="json"),
             ready_seconds=self.stages,
+            shares_memory=self.plan.shares_memory,
+            has_seed=self.plan.has_seed,
+            libvirt=self.plan.libvirt,
         )
 
     def _passed(self, stage: str) -> None:
@@ -216,23 +220,11 @@ class RunningGuest:
         log.info("guest %s: %s after %.3f s", self.name, stage, self.stages[stage])
 
     async def _greet(self, deadline: Deadline) -> None:
-        name = f"guest {self.name}"
-        path = self.plan.files.ctl
-        qmp = await deadline.retry(
-            f"{name}: QMP socket", lambda: qmpclient.connect(path, name), (OSError,)
-        )
-        try:
-            reply = await qmp.call("human-monitor-command", **{"command-line": "info usernet"})
-        finally:
-            await qmp.close()
-        forward = _FORWARD.search(str(reply))
-        if forward is None:
-            raise GuestError(f"{name}: QEMU forwards no port to its SSH: {str(reply).strip()}")
-        self._port = int(forward.group(1))
+        self._port = await self.machine.ssh_port(deadline)
 
     async def _first_command(self, deadline: Deadline) -> None:
         if self.plan.ready_line:
-            await self._console_says(self.plan.ready_line)
+            await self.machine.console_says(self.plan.ready_line, deadline)
             self._passed("console")
         ssh = await self.connect(deadline)
         if self.plan.has_seed:
@@ -288,21 +280,6 @@ class RunningGuest:
         except WaitTimeoutError as exc:  # perhaps in the middle of one more attempt
             raise deadline.timeout(what, last or exc) from exc
 
-    async def _console_says(self, line: str) -> None:
-        """Read the console until it says so; what QEMU wrote before it let us in is in its log."""
-        reader, writer = await asyncio.open_unix_connection(self.plan.files.console)
-        heard = b""
-        try:
-            while line.encode() not in heard and line not in tail(self.plan.files.console_log):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CONSOLE_LOOK_SECONDS):
-                        chunk = await reader.read(4096)
-                        if not chunk:
-                            raise GuestError(f"guest {self.name}: its console hung up")
-                        heard = heard[-len(line) :] + chunk
-        finally:
-            writer.close()
-
     async def _while_alive(
         self, step: Coroutine[None, None, None], deadline: Deadline, grace: float = 0.0
     ) -> None:
@@ -348,10 +325,10 @@ class RunningGuest:
             how = f"killed by signal {-status}" if status and status < 0 else f"exit code {status}"
             reason = _bare(said[0]) if said else "without a word"
             what = f"QEMU ended ({how}): {reason}"
-        log.error("guest %s: %s: %s", self.name, what, shlex.join(self.plan.argv))
+        log.error("guest %s: %s: %s", self.name, what, shlex.join(self.machine.argv))
         return LaunchError(
             f"guest {self.name}: {what}",
-            argv=self.plan.argv,
+            argv=self.machine.argv,
             exit_status=status,
             console=tail(self.plan.files.console_log),
         )
@@ -394,7 +371,20 @@ def plan_of(entry: GuestState, lab_dir: LabDir) -> GuestPlan:
         for nic in entry.nics
     )
     files = guest_files(lab_dir.path, spec.name)
-    return GuestPlan(spec, tuple(entry.argv), files, nics, (), entry.slots, {}, "")
+    return GuestPlan(
+        lab=lab_dir.lab,
+        spec=spec,
+        argv=tuple(entry.argv),
+        files=files,
+        nics=nics,
+        wires=(),
+        slots=entry.slots,
+        identity={},
+        ready_line="",
+        shares_memory=entry.shares_memory,
+        has_seed=entry.has_seed,
+        libvirt=entry.libvirt,
+    )
 
 
 def _nic_state(planned: PlannedNic) -> NicState:

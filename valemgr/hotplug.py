@@ -10,9 +10,10 @@ import errno
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 from valemgr.errors import GuestError, SwitchError
-from valemgr.qmpclient import Qmp, QmpFailed
+from valemgr.qmpclient import QmpFailed
 from valemgr.tasks import uninterrupted
 from valemgr.wiring import Wire
 
@@ -20,7 +21,19 @@ UNPLUG_SECONDS = 30.0
 PROBE_SECONDS = 5.0
 
 
-async def plug(guest: str, qmp: Qmp, wire: Wire) -> None:
+class Monitor(Protocol):
+    """QMP of a guest: our own connection, or by way of libvirt; QmpFailed if it refuses."""
+
+    async def call(self, command: str, **arguments: object) -> Any:
+        """Execute a command and return its answer."""
+
+    async def call_until(
+        self, event: str, data: dict[str, Any], seconds: float, command: str, **arguments: object
+    ) -> bool:
+        """Execute a command and wait for an event with this data; False: it does not come."""
+
+
+async def plug(guest: str, qmp: Monitor, wire: Wire) -> None:
     """Give a guest a NIC; GuestError with QEMU's reason if it does not take it."""
     try:
         await _plug(guest, qmp, wire)
@@ -32,7 +45,7 @@ async def plug(guest: str, qmp: Qmp, wire: Wire) -> None:
         await _plug(guest, qmp, wire)
 
 
-async def _plug(guest: str, qmp: Qmp, wire: Wire) -> None:
+async def _plug(guest: str, qmp: Monitor, wire: Wire) -> None:
     name = wire.netdev["id"]
     undo: list[tuple[str, str]] = []
     try:
@@ -50,13 +63,13 @@ async def _plug(guest: str, qmp: Qmp, wire: Wire) -> None:
         raise
 
 
-async def _undo(qmp: Qmp, steps: list[tuple[str, str]]) -> None:
+async def _undo(qmp: Monitor, steps: list[tuple[str, str]]) -> None:
     for command, what in reversed(steps):
         with suppress(QmpFailed):  # the error that led here is the one to tell
             await qmp.call(command, id=what)
 
 
-async def unplug(guest: str, qmp: Qmp, wire: Wire) -> None:
+async def unplug(guest: str, qmp: Monitor, wire: Wire) -> None:
     """Take a NIC away; GuestError if the guest does not let it go. The port is free then."""
     name, device = wire.netdev["id"], wire.device["id"]
     try:

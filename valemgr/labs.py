@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from valemgr import proc, qmpclient, switchd
+from valemgr import proc, switchd
 from valemgr.deadline import Deadline
 from valemgr.errors import GuestError, LabError, UsageError, ValeError
 from valemgr.guest import RunningGuest, plan_of
+from valemgr.machine import machine_of
 from valemgr.reconcile import describe_impair
 from valemgr.state import SET_UP, GuestState, LabDir, LabState, all_labs, left_locks
 from valemgr.switchd import Switchd
 from valemgr.tasks import together
 from valemgr.topology import Guest, Impair, Lab, Test
 
-QMP_SECONDS = 2.0
+ANSWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ def _missing_status(lab_dir: LabDir, state: LabState, guest: Guest) -> GuestStat
 
 
 async def _run_state(lab_dir: LabDir, state: LabState, name: str, guest: GuestState) -> str:
-    """QMP's word for it; without an answer, what is known of the process."""
+    """QEMU's word for it; without an answer, what is known of the process."""
     if not state.of_this_boot:
         return "gone (the host was rebooted)"
     if not proc.is_alive(guest.ident):
@@ -270,7 +271,6 @@ async def _run_state(lab_dir: LabDir, state: LabState, name: str, guest: GuestSt
     if guest.stage != SET_UP:
         return "starting" if lab_dir.locked else f"broken off when {guest.stage}"
     with suppress(OSError, ValeError):
-        path = lab_dir.guest_file(name, "ctl")
-        async with qmpclient.session(path, f"guest {name}", Deadline(QMP_SECONDS)) as qmp:
-            return str((await qmp.call("query-status"))["status"])
+        status = machine_of(plan_of(guest, lab_dir)).status()
+        return await Deadline(ANSWER_SECONDS).wait(f"guest {name}", status)
     return "not answering"

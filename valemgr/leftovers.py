@@ -7,11 +7,11 @@ lab has. A port that somebody may have made by hand is named, not removed.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from valemgr import labs, proc, switchd
+from valemgr import labs, machine, switchd
 from valemgr.errors import ValeError
-from valemgr.lifecycle import down, emulators
+from valemgr.lifecycle import down
+from valemgr.machine import FoundQemu
 from valemgr.state import LabDir, all_labs
 from valemgr.switchd import Switchd
 from valemgr.topology import LINK_PREFIX
@@ -33,8 +33,12 @@ async def find() -> list[Leftover]:
         for lab in _abandoned()
     ]
     found += [
-        Leftover(f"QEMU {one.pid} of a lab that is gone ({folder})", f"kill {one.pid}", ours=True)
-        for one, folder in _orphans()
+        Leftover(
+            f"QEMU {one.ident.pid} of a lab that is gone ({one.folder})",
+            f"kill {one.ident.pid}",
+            ours=True,
+        )
+        for one in _orphans()
     ]
     async with switchd.connected() as daemon:
         if daemon:
@@ -49,11 +53,11 @@ async def clean() -> list[str]:
         async with lab.lock("doctor --fix"):
             ended = await down(lab)
         done.append(f"lab {lab.lab}: {ended} processes ended")
-    for ident, folder in _orphans():
-        process = proc.find(ident)
+    for one in _orphans():
+        process = machine.find(one.ident, one.uuid, "")
         if process:
             await process.stop()
-            done.append(f"QEMU {ident.pid} of {folder}: ended")
+            done.append(f"QEMU {one.ident.pid} of {one.folder}: ended")
     async with switchd.connected() as daemon:
         if daemon:
             for name in await _lost_links(daemon):
@@ -66,9 +70,9 @@ def _abandoned() -> list[LabDir]:
     return [lab for lab in all_labs() if labs.is_abandoned(lab)]
 
 
-def _orphans() -> list[tuple[proc.ProcessId, Path]]:
-    """Processes of ours whose lab's directory is not there any more."""
-    return [(ident, folder) for ident, folder in emulators() if not folder.exists()]
+def _orphans() -> list[FoundQemu]:
+    """QEMUs of ours whose lab's directory is not there any more."""
+    return [one for one in machine.all_running() if not one.folder.exists()]
 
 
 async def _in_switch(daemon: Switchd) -> list[Leftover]:

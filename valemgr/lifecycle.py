@@ -7,13 +7,12 @@ command goes on or cleans up.
 """
 
 import logging
-import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from valemgr import environment, proc, switchd, xdg
+from valemgr import environment, machine, proc, switchd
 from valemgr.accel import AccelChoice
 from valemgr.deadline import Deadline
 from valemgr.environment import Environment
@@ -25,6 +24,7 @@ from valemgr.state import LabDir, LabState, all_labs, claims
 from valemgr.switchd import Switchd
 from valemgr.tasks import together, uninterrupted
 from valemgr.topology import Lab, Provider, Switch
+from valemgr.virt.domain import guest_uuid
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ async def up(lab: Lab, accel: AccelChoice, options: RunOptions, say: Say) -> Out
     lab_dir = LabDir(lab.name)
     async with lab_dir.lock("up"):
         state = await _usable_state(lab_dir, say)
+        _check_engine(lab, state)
         wanted = pin(lab, _macs(state))
         if state and wanted != state.wanted and state.alive:
             raise LabError(
@@ -62,6 +63,7 @@ async def apply(
     lab_dir = LabDir(lab.name)
     async with lab_dir.lock("apply"):
         state = _state_to_look_at(lab_dir) if dry_run else await _usable_state(lab_dir, say)
+        _check_engine(lab, state)
         wanted = pin(lab, _macs(state))
         return await _converge(wanted, state, accel, options, say, dry_run)
 
@@ -214,6 +216,15 @@ async def _end_strays(lab_dir: LabDir, state: LabState) -> None:
         await _free_ports(await switchd.at(Path(state.rundir), start=_keeps(state)), ports)
 
 
+def _check_engine(lab: Lab, state: LabState | None) -> None:
+    """Guests that run do not move from one engine to the other."""
+    if state and state.alive and state.wanted.engine is not lab.engine:
+        raise UsageError(
+            f"lab {lab.name} runs with engine {state.wanted.engine}, its topology says "
+            f"{lab.engine}: 'valemgr down {lab.name}' first, or leave the engine as it is"
+        )
+
+
 def _macs(state: LabState | None) -> dict[tuple[str, str], str]:
     if state is None:
         return {}
@@ -239,24 +250,16 @@ def _check_claims(lab: Lab) -> None:
 
 async def _processes(lab_dir: LabDir, state: LabState | None) -> list[proc.Process]:
     """From the state file, and from command lines: for what a kill came between, or a reboot."""
-    idents = {ident for ident, folder in emulators() if folder == lab_dir.path}
+    uri = state.libvirt if state else ""
+    if state and uri:
+        names = {*state.guests, *(guest.name for guest in state.wanted.guests)}
+        await machine.until_started(uri, [guest_uuid(lab_dir.path, name) for name in names])
+    known = {one.ident: one.uuid for one in machine.all_running() if one.folder == lab_dir.path}
     if state and state.of_this_boot:
-        idents |= {guest.ident for guest in state.guests.values()}
-    return [process for process in map(proc.find, idents) if process]
-
-
-def emulators() -> Iterator[tuple[proc.ProcessId, Path]]:
-    """Every QEMU of ours that is a lab's guest, and its lab's directory, whether that exists.
-
-    The directory is that of its `ctl` socket. To ask at sockets would not do: who was just started
-    has none yet, and who is frozen does not answer.
-    """
-    root = xdg.runtime_dir()
-    start = f"socket,id=ctl,path={root}{os.sep}".replace(str(root), str(root).replace(",", ",,"))
-    for ident, argv in proc.mine():
-        for word in argv:
-            if word.startswith(start):
-                yield ident, root / word.removeprefix(start).partition(os.sep)[0]
+        for name, guest in state.guests.items():
+            known[guest.ident] = guest_uuid(lab_dir.path, name) if guest.libvirt else ""
+    found = (machine.find(ident, uuid, uri) for ident, uuid in known.items())
+    return [process for process in found if process]
 
 
 async def _ports_of(processes: Iterable[proc.Process]) -> set[str]:

@@ -29,10 +29,11 @@ from valemgr.wiring import Place, Wire, choose, option, wire
 from valemgr.xdg import socket_path
 
 MGMT_ADDRESS = "10.0.2.15/24"
+MGMT_NETDEV = f"user,id={MGMT},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
 FW_CFG_NAME = "opt/org.vale/guest"
 # Under TCG a plain CPU boots and copies faster than `max`, whose vector code is emulated.
 TCG_CPU = "Nehalem"
-SEED_DEVICE = "virtio-blk-pci,drive=seed"
+DISK_DEVICE, SEED_DEVICE = "virtio-blk-pci,drive=disk,bootindex=1", "virtio-blk-pci,drive=seed"
 MACHINE = "q35"
 MACHINE_SHARED = "q35,memory-backend=mem"
 
@@ -45,6 +46,16 @@ class Host:
     accelerator: str
     place: Place
     images: Mapping[str, Image]
+    libvirt: "LibvirtHost | None" = None  # None: QEMUs are our own
+
+
+@dataclass(frozen=True, slots=True)
+class LibvirtHost:
+    """The libvirt that runs a lab's QEMUs."""
+
+    uri: str
+    user: tuple[int, int] | None = None  # uid and gid of its QEMUs, where they are not ours
+    group: str = ""  # that gid's name: valed lets it in
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +85,23 @@ class PlannedNic:
 class GuestPlan:
     """One guest, ready to be launched."""
 
+    lab: str
     spec: Guest
-    argv: tuple[str, ...]
+    argv: tuple[str, ...]  # of our own QEMU; of libvirt's, once it runs
     files: GuestFiles
     nics: tuple[PlannedNic, ...]
     wires: tuple[Wire, ...]
     slots: int
     identity: dict[str, Any]
     ready_line: str
+    shares_memory: bool  # valed can map it, as vhost-user needs
+    has_seed: bool  # cloud-init gives it its identity
+    libvirt: str = ""  # the URI; empty: our own QEMU
+    host: Host | None = None  # None: it was started earlier
 
     @property
     def name(self) -> str:
         return self.spec.name
-
-    @property
-    def shares_memory(self) -> bool:
-        """Whether valed can map its memory, as vhost-user needs."""
-        return MACHINE_SHARED in self.argv
-
-    @property
-    def has_seed(self) -> bool:
-        """Whether cloud-init gives it its identity."""
-        return SEED_DEVICE in self.argv
 
 
 def pin(lab: Lab, known: Mapping[tuple[str, str], str] | None = None) -> Lab:
@@ -127,8 +133,9 @@ def plan_guest(lab: Lab, guest: Guest, host: Host) -> GuestPlan:
     wires = tuple(wire_nic(guest, nic, host) for nic in nics)
     slots = len(nics) + guest.spare if guest.spare else 0
     mgmt_mac = mac_for(lab.name, guest.name, MGMT)
+    shares_memory = _shares_memory(guest, nics, host)
     argv = (
-        *_machine_args(lab, guest, host, image, _shares_memory(guest, nics, host)),
+        *_machine_args(lab, guest, host, image, shares_memory),
         *_monitor_args(files),
         *(_disk_args(image.disk) if image.disk else ()),
         *_identity_args(image.identity, files),
@@ -137,14 +144,19 @@ def plan_guest(lab: Lab, guest: Guest, host: Host) -> GuestPlan:
         *_mgmt_args(mgmt_mac),
     )
     return GuestPlan(
+        lab=lab.name,
         spec=guest,
-        argv=argv,
+        argv=() if host.libvirt else argv,
         files=files,
         nics=nics,
         wires=wires,
         slots=slots,
         identity=_identity(lab, guest, mgmt_mac),
         ready_line=image.ready_line,
+        shares_memory=shares_memory,
+        has_seed=image.identity is Identity.NOCLOUD,
+        libvirt=host.libvirt.uri if host.libvirt else "",
+        host=host,
     )
 
 
@@ -237,15 +249,25 @@ def _monitor_args(files: GuestFiles) -> tuple[str, ...]:
 
 
 def _disk_args(disk: Disk) -> tuple[str, ...]:
-    drive = {"if": "none", "id": "disk", "file": disk.path, "format": disk.format, "snapshot": True}
-    return ("-drive", option(drive), "-device", "virtio-blk-pci,drive=disk,bootindex=1")
+    return ("-drive", disk_drive(disk), "-device", DISK_DEVICE)
+
+
+def disk_drive(disk: Disk) -> str:
+    """An image's disk, which is only read: what the guest writes goes into a nameless file."""
+    drive = {"if": "none", "id": "disk", "file": disk.path, "format": disk.format}
+    return option({**drive, "snapshot": True})
+
+
+def seed_drive(files: GuestFiles) -> str:
+    """The NoCloud volume of a guest."""
+    drive = {"if": "none", "id": "seed", "file": files.seed, "format": "raw", "read-only": True}
+    return option(drive)
 
 
 def _identity_args(kind: Identity, files: GuestFiles) -> tuple[str, ...]:
     if kind is Identity.FW_CFG:
         return ("-fw_cfg", option({"name": FW_CFG_NAME, "file": files.identity}))
-    drive = {"if": "none", "id": "seed", "file": files.seed, "format": "raw", "read-only": True}
-    return ("-drive", option(drive), "-device", SEED_DEVICE)
+    return ("-drive", seed_drive(files), "-device", SEED_DEVICE)
 
 
 def _slot_args(slot: int) -> tuple[str, ...]:
@@ -253,11 +275,12 @@ def _slot_args(slot: int) -> tuple[str, ...]:
 
 
 def _mgmt_args(mac: str) -> tuple[str, ...]:
-    forward = "hostfwd=tcp:127.0.0.1:0-:22"
-    return (
-        *("-netdev", f"user,id={MGMT},ipv6=off,restrict=on,{forward}"),
-        *("-device", f"virtio-net-pci,netdev={MGMT},mac={mac},romfile="),
-    )
+    return ("-netdev", MGMT_NETDEV, "-device", mgmt_device(mac))
+
+
+def mgmt_device(mac: str) -> str:
+    """The NIC that a guest's SSH server is reached through."""
+    return f"virtio-net-pci,netdev={MGMT},mac={mac},romfile="
 
 
 def _identity(lab: Lab, guest: Guest, mgmt_mac: str) -> dict[str, Any]:

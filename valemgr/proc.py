@@ -14,12 +14,12 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from valemgr.deadline import Deadline
-from valemgr.errors import EnvironmentUnfitError, WaitTimeoutError
+from valemgr.errors import EnvironmentUnfitError, ValeError, WaitTimeoutError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Process:
     def __init__(self, ident: ProcessId, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.ident = ident
         self.exit_status: int | None = None
+        self.ask_to_end: Callable[[], Awaitable[None]] | None = None  # who does it better than we
         self._pidfd = pidfd
         self._child = child
         self._done: asyncio.Future[None] | None = None
@@ -57,18 +58,31 @@ class Process:
 
     async def stop(self, grace: float = 5.0) -> None:
         """SIGTERM, then SIGKILL after `grace` seconds; returns when it is gone."""
-        self._signal(signal.SIGTERM)
+        await self._ask()
         try:
             await Deadline(grace).wait("end of process", self.exited())
         except WaitTimeoutError:
             self._signal(signal.SIGKILL)
             await self.exited()
 
+    async def _ask(self) -> None:
+        """By who runs it; by a signal where that fails, or nobody does."""
+        if self.ask_to_end:
+            try:
+                await self.ask_to_end()
+                return
+            except ValeError as exc:
+                log.warning("pid %d is ended by a signal: %s", self.pid, exc)
+        self._signal(signal.SIGTERM)
+
     def _signal(self, number: signal.Signals) -> None:
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
             log.debug("pid %d is gone already", self.pid)
+        except PermissionError as exc:
+            what = f"pid {self.pid} is another user's: end it as root"
+            raise EnvironmentUnfitError(what) from exc
 
     def _on_exit(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self._pidfd)
@@ -136,15 +150,20 @@ def find(ident: ProcessId) -> Process | None:
     return process if is_alive(ident) else None
 
 
-def mine() -> Iterator[tuple[ProcessId, list[str]]]:
-    """Processes of this user that run, with their command lines."""
+def everybody() -> Iterator[tuple[ProcessId, int, list[str]]]:
+    """Processes that run, with their users and command lines."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if entry.stat().st_uid == os.geteuid():
-                words = (entry / "cmdline").read_bytes().decode(errors="surrogateescape")
-                yield ident_of(int(entry.name)), words.split("\0")
+            pid = int(entry.name)
+            yield ident_of(pid), entry.stat().st_uid, command_line(pid)
         except OSError:  # it has ended meanwhile
             continue
+
+
+def command_line(pid: int) -> list[str]:
+    """The command line of a process that runs."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape")
+    return words.removesuffix("\0").split("\0")
 
 
 def is_alive(ident: ProcessId) -> bool:

@@ -25,6 +25,7 @@ from valemgr.deadline import Deadline
 from valemgr.environment import Environment, check_memory
 from valemgr.errors import GuestError, LabError, SwitchError, ValeError, WaitTimeoutError
 from valemgr.guest import RunningGuest, plan_of
+from valemgr.machine import STEP_SECONDS, machine_of
 from valemgr.plan import Host, PlannedNic, guest_files, plan_guest, plan_nic, wire_nic
 from valemgr.reconcile import Diff, GuestDiff, Running, neighbour_changes
 from valemgr.state import SET_UP, GuestState, LabDir, LabState
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-STEP_SECONDS = 60.0  # of a change in a guest that runs
 PORT_SECONDS = 5.0  # until valed has noticed that a port's owner is gone
 
 
@@ -130,6 +130,7 @@ class RunningLab:
             guests={**self._dead, **guests},
             settled=self._settled.model_dump(mode="json") if self._settled else None,
             tried=[lab.model_dump(mode="json") for lab in self._tried],
+            libvirt=self.env.libvirt.uri if self.env.libvirt else "",
         )
 
     @property
@@ -143,7 +144,8 @@ class RunningLab:
         """For planning."""
         rundir = self.switchd.rundir if self.switchd else self._rundir or switchd.server_dir()
         place = Place(rundir=rundir, lab_dir=self.dir.path)
-        return Host(self.env.emulators, self.env.accelerator.name, place, self.env.images)
+        env = self.env
+        return Host(env.emulators, env.accelerator.name, place, env.images, env.libvirt)
 
     async def prepare(self, diff: Diff) -> None:
         """Everything that can refuse, before anything changes; the switch daemon is there then.
@@ -156,7 +158,7 @@ class RunningLab:
         by_us = any(switch.provider is Provider.USER for switch in switches)
         self.switchd = await self._find_switchd() if by_us else None
         for guest in new:
-            plan_guest(self.lab, guest, self.host)
+            await machine_of(plan_guest(self.lab, guest, self.host)).check()
         for each in diff.guests.values():
             for nic in each.plug:
                 self._plan_plug(_named(self.lab, each.name), nic)
@@ -179,8 +181,9 @@ class RunningLab:
         return await (switchd.at(self._rundir, start=False) if self._rundir else switchd.find())
 
     async def _start_switchd(self) -> Switchd:
-        known = await switchd.at(self._rundir, start=True) if self._rundir else None
-        return known or await switchd.find_or_start()
+        group = self.env.libvirt.group if self.env.libvirt else ""
+        known = await switchd.at(self._rundir, start=True, group=group) if self._rundir else None
+        return known or await switchd.find_or_start(group)
 
     def begin(self) -> None:
         """From now on the directory says what is wanted."""
@@ -269,7 +272,7 @@ class RunningLab:
             for wire in plan.wires:
                 await self._open_port(wire)
             running = RunningGuest(plan, self.dir)
-            running.launch(self._key)
+            await running.launch(self._key)
             self._dead.pop(guest.name, None)
             self.guests[guest.name] = running
             self._write()
@@ -361,8 +364,7 @@ class RunningLab:
         guest = self.guests[diff.name]
         for nic in diff.unplug:
             gone = PlannedNic(nic, None if nic.cable else Backend.NETMAP, None, Provider.USER)
-            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
-                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, gone, self.host))
+            await guest.unplug(nic, wire_nic(guest.spec, gone, self.host))
             await self._free_ports([nic])
             guest.nics = [planned for planned in guest.nics if planned.nic.name != nic.name]
             guest.spec = _with_nics(guest.spec, [p.nic for p in guest.nics])
@@ -375,8 +377,7 @@ class RunningLab:
         wire = wire_nic(guest.spec, planned, self.host)
         try:
             await self._open_port(wire)
-            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
-                await hotplug.plug(guest.name, qmp, wire)
+            await guest.plug(planned, wire)
             await self._impair(nic)
             known = segments.neighbours(self.lab, guest.name, nic)
             await self._tell(guest, segments.set_up_nic(nic, known).splitlines())
@@ -399,8 +400,7 @@ class RunningLab:
     async def _take_back(self, guest: RunningGuest, planned: PlannedNic) -> None:
         """Unplug a NIC that could not be set up; that it could not is the error to tell."""
         try:
-            async with guest.qmp(Deadline(STEP_SECONDS)) as qmp:
-                await hotplug.unplug(guest.name, qmp, wire_nic(guest.spec, planned, self.host))
+            await guest.unplug(planned.nic, wire_nic(guest.spec, planned, self.host))
             await self._free_ports([planned.nic])
         except (ValeError, OSError) as exc:
             log.warning("guest %s: NIC %s stays: %s", guest.name, planned.nic.name, exc)

@@ -27,7 +27,7 @@ from valemgr.errors import LabError, StoreError, UsageError, WaitTimeoutError
 from valemgr.names import check_label
 from valemgr.topology import Guest, Lab, Switch
 
-SCHEMA = 2
+SCHEMA = 3
 LOCK_SECONDS = 10.0
 
 # What has been done with a guest, in order.
@@ -60,6 +60,9 @@ class GuestState:
     nics: list[NicState]
     spec: dict[str, Any]  # topology.Guest, as it is now
     ready_seconds: dict[str, float]
+    shares_memory: bool = False
+    has_seed: bool = False
+    libvirt: str = ""  # the URI; empty: our own QEMU
 
     @property
     def ident(self) -> proc.ProcessId:
@@ -87,6 +90,7 @@ class LabState:
     guests: dict[str, GuestState] = field(default_factory=dict)
     settled: dict[str, Any] | None = None  # topology.Lab that was carried out last
     tried: list[dict[str, Any]] = field(default_factory=list)  # since then, and broken off
+    libvirt: str = ""  # the URI; empty: QEMUs are our own
     schema: int = SCHEMA
 
     @property

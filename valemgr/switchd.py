@@ -188,9 +188,9 @@ async def find() -> Switchd | None:
     return None
 
 
-async def find_or_start() -> Switchd:
+async def find_or_start(group: str = "") -> Switchd:
     """A valed that answers; started if there is none."""
-    return await find() or await _started(server_dir())
+    return await find() or await _started(server_dir(), group)
 
 
 async def at(rundir: Path, start: bool, group: str = "") -> Switchd | None:

@@ -12,8 +12,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from valemgr.errors import GuestError, LabError, SwitchError, UsageError, ValeEr
 from valemgr.guest import RunningGuest
 from valemgr.image import Image
 from valemgr.lifecycle import Outcome
-from valemgr.plan import pin
+from valemgr.plan import PlannedNic, pin
 from valemgr.qmpclient import QmpFailed
 from valemgr.runner import RunOptions
 from valemgr.segments import neighbours
@@ -37,6 +36,7 @@ from valemgr.ssh import RemoteResult
 from valemgr.state import READY, SET_UP, LabDir, LabState
 from valemgr.switchd import Switchd
 from valemgr.topology import Cable, Condition, Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.wiring import Wire
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("home")]
 
@@ -243,7 +243,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
 
     class FakeGuest(RunningGuest):
-        def launch(self, client_key: str) -> None:
+        async def launch(self, client_key: str) -> None:
             world.step(f"{self.name}: launch")
             self._process = proc.start(SLEEP)
             machine = world.machines[self.name] = Machine(self._process)
@@ -284,9 +284,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             assert self.stage in (READY, SET_UP)
             return FakeSsh(world, self.name)
 
-        @asynccontextmanager
-        async def qmp(self, deadline: Deadline) -> AsyncIterator[Any]:
-            yield FakeQmp(world, self.name)
+        async def plug(self, planned: PlannedNic, wire: Wire) -> None:
+            await hotplug.plug(self.name, FakeQmp(world, self.name), wire)
+
+        async def unplug(self, nic: Nic, wire: Wire) -> None:
+            await hotplug.unplug(self.name, FakeQmp(world, self.name), wire)
 
     async def environment(lab: Lab, choice: AccelChoice) -> Environment:
         return Environment({"": world.emulator}, Accelerator("tcg", ""), {"micro": MICRO})

@@ -3,6 +3,7 @@
 
 import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
 from valemgr.image import Disk, DiskFormat, Identity, Image
-from valemgr.plan import Host, pin
+from valemgr.plan import GuestPlan, Host, LibvirtHost, pin, plan_guest
 from valemgr.topology import Backend, Guest, Lab, Nic, NicModel, pair_lab
 from valemgr.virt import domain
 from valemgr.virt.domxml import DomainView
@@ -47,6 +48,23 @@ def lab(*nics: Nic, spare: int = 4, image: str = "micro") -> Lab:
     return pin(Lab(name="l", guests=(guest,)))
 
 
+ETH1 = Nic(name="eth1", port="vale1:a", mtu=9000)
+ETH2 = Nic(name="eth2", port="vale2:a", queues=4)
+E1000 = Nic(name="eth3", port="vale2:b", model=NicModel.E1000)
+VHOST = Nic(name="eth0", port="vale1:a", backend=Backend.VHOST_USER)
+
+
+def on(accelerator: str = "tcg", emulator: Emulator = OURS) -> Host:
+    return replace(host(accelerator, emulator), libvirt=LibvirtHost("qemu:///system"))
+
+
+HOST = on()
+
+
+def replace_port(nic: Nic, port: str) -> Nic:
+    return nic.model_copy(update={"port": port})
+
+
 def valid(xml: str, folder: Path) -> None:
     """What libvirt's own schema says."""
     if not shutil.which("virt-xml-validate"):
@@ -59,9 +77,69 @@ def valid(xml: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-ETH1 = Nic(name="eth1", port="vale1:a", mtu=9000)
-ETH2 = Nic(name="eth2", port="vale2:a", queues=4)
-E1000 = Nic(name="eth3", port="vale2:b", model=NicModel.E1000)
+def plan(made: Lab, where: Host) -> GuestPlan:
+    return plan_guest(made, made.guests[0], where)
+
+
+class TestTransient:
+    @pytest.mark.parametrize(
+        ("name", "made", "where", "forwarded"),
+        [
+            ("vhost-user", lab(VHOST, spare=2), HOST, 0),
+            ("vhost-user-kvm", lab(VHOST, ETH2), on("kvm", LATER), 0),
+            ("netmap", lab(ETH1, ETH2, E1000, spare=1), HOST, 0),
+            ("no-slots", pin(pair_lab("vale1", baseline=True)), HOST, 0),
+            ("disk", lab(ETH1, image="cloud", spare=0), HOST, 0),
+            ("passt", lab(VHOST, spare=0), on(emulator=replace(LATER, has_user=False)), 2222),
+        ],
+    )
+    def test_golden(
+        self, golden: Golden, tmp_path: Path, name: str, made: Lab, where: Host, forwarded: int
+    ) -> None:
+        xml = domain.transient(plan(made, where), forwarded)
+        golden(f"domain-lab-{name}.xml", xml)
+        valid(xml, tmp_path)
+
+    def test_it_is_read_as_it_is_meant(self) -> None:
+        made = lab(VHOST, replace_port(ETH1, "vale2:a"), spare=3)
+        view = DomainView.parse(domain.transient(plan(made, HOST)))
+        assert view.name == "l.a"
+        assert view.uuid == domain.guest_uuid(Path("/run/valemgr/l"), "a")
+        assert (view.shares_memory, view.has_no_vectors, view.free_root_ports) == (True, True, 4)
+        by_port = {str(nic.port): (nic.backend, nic.mac) for nic in view.plugged}
+        macs = [nic.mac for nic in made.guests[0].nics]
+        assert by_port == {
+            "vale1:a": (Backend.VHOST_USER, macs[0]), "vale2:a": (Backend.NETMAP, macs[1]),
+        }  # fmt: skip
+        assert set(macs) < view.macs  # the management NIC has one, too
+
+    def test_libvirt_is_left_no_root_port_to_fill(self) -> None:
+        xml = domain.transient(plan(lab(VHOST, ETH2, spare=16), HOST))
+        root = ET.fromstring(xml)
+        places = [tuple(at.attrib.values()) for at in root.iter("address")]
+        assert len(places) == len(set(places)) == 18 + 1 + 1  # root ports, a NIC, random numbers
+        kinds = [
+            device.tag for device in root.findall("devices/*") if device.find("address") is None
+        ]
+        assert kinds == ["emulator", "controller", "controller", "memballoon", "serial"]
+
+    def test_the_switch_sees_the_memory_of_those_who_need_it_and_only_then(self) -> None:
+        for nic, shared in ((ETH1, False), (VHOST, True)):
+            view = DomainView.parse(domain.transient(plan(lab(nic), HOST)))
+            assert view.shares_memory is shared
+            assert view.has_no_vectors is shared
+
+    def test_names_and_uuids_are_a_labs_own(self) -> None:
+        assert domain.domain_name("a-b", "c") != domain.domain_name("a", "b-c")
+        one, two = Path("/run/valemgr/l"), Path("/tmp/valemgr-1000/l")
+        uuids = {domain.guest_uuid(folder, name) for folder in (one, two) for name in "ab"}
+        assert len(uuids) == 4
+
+    def test_too_many_for_the_root_bus_is_refused(self) -> None:
+        nics = [Nic(name=f"e{n}", port=f"vale1:p{n}") for n in range(15)]
+        domain.transient(plan(lab(*nics[:14], spare=0), HOST))
+        with pytest.raises(UsageError, match="libvirt has room for 14 NICs without root ports"):
+            domain.transient(plan(lab(*nics, spare=0), HOST))
 
 
 class TestPersistent:
@@ -99,7 +177,7 @@ class TestPersistent:
         (guest,) = made.guests
         xml = domain.persistent(made, guest, host(), Backend.NETMAP)
         view = DomainView.parse(xml)
-        assert view.mapped == ()
+        assert [str(mapped.port) for mapped in view.mapped] == ["vale1:a"]
         (nic,) = view.plugged
         assert (nic.backend, nic.where) == (Backend.NETMAP, Path("/run/vale/netmap.sock"))
         assert nic.mac == guest.nics[0].mac

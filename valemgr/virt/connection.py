@@ -9,13 +9,15 @@ own, and hear of events through a queue.
 import asyncio
 import json
 import os
+import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from valemgr.errors import EnvironmentUnfitError, LibvirtError, NoDomainError, UsageError
+from valemgr.virt.bridge import Bridge
 
 T = TypeVar("T")
 
@@ -101,12 +103,20 @@ class Domain:
             raise LibvirtError(f"domain {self.name}: {command}: {answer['error']['desc']}")
         return answer["return"]
 
-    async def console(self) -> Any:
-        """A libvirt stream on its console, not blocking; refused while somebody else has it."""
+    @asynccontextmanager
+    async def console(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Its console, for a block; refused while somebody else has it."""
         lib = _library()
         stream = await self._libvirt.call(self._libvirt.raw.newStream, lib.VIR_STREAM_NONBLOCK)
         await self._libvirt.call(self._raw.openConsole, None, stream, lib.VIR_DOMAIN_CONSOLE_SAFE)
-        return stream
+        ours, theirs = socket.socketpair()
+        bridge = asyncio.ensure_future(_thread().run(Bridge(lib, stream, theirs).run()))
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()  # which ends the bridge
+            await bridge
 
 
 class Libvirt:
@@ -221,14 +231,18 @@ class _Thread:
         libvirtaio.virEventRegisterAsyncIOImpl(self._loop)
         _library().registerErrorHandler(lambda *_: None, None)
 
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
-        async def run() -> T:
+        async def called() -> T:
             try:
                 return function(*arguments)
             except _library().libvirtError as exc:
                 raise _ours(exc) from exc
 
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
+        return await self.run(called())
 
 
 _the_thread: _Thread | None = None

@@ -1,25 +1,46 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A guest of a topology as a domain. Pure.
 
+    transient    a lab's: with the files of the lab, gone with its process
     persistent   for people who define it themselves: nothing of a lab in it
 
 Every device that we know of has a fixed place on the root bus, so that libvirt, which places the
 others, leaves the root ports to NICs:
 
     00:01.0 …    root ports, eight in a slot: port N is controller N+1, and its bus in libvirt
+    00:0d, 0e    the image's disk, the seed of cloud-init
     00:0f        random numbers
     00:10        management
     00:11 …      data NICs of a guest that has no root ports
 """
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 from valemgr.errors import UsageError
 from valemgr.image import Image
 from valemgr.names import parse_port
-from valemgr.plan import TCG_CPU, Host, PlannedNic, mac_for, plan_nic, wire_nic
+from valemgr.plan import (
+    DISK_DEVICE,
+    FW_CFG_NAME,
+    MGMT_ADDRESS,
+    MGMT_NETDEV,
+    SEED_DEVICE,
+    TCG_CPU,
+    GuestPlan,
+    Host,
+    PlannedNic,
+    disk_drive,
+    mac_for,
+    mgmt_device,
+    plan_nic,
+    seed_drive,
+    wire_nic,
+)
 from valemgr.topology import MGMT, Backend, Guest, Lab, Nic, NicModel
 from valemgr.virt.domxml import NO_VECTORS
 from valemgr.virt.portxml import (
@@ -30,18 +51,43 @@ from valemgr.virt.portxml import (
     ports_element,
     text_of,
 )
-from valemgr.wiring import Wire, lacks_msix
+from valemgr.wiring import Wire, lacks_msix, option
 
+LAB_PREFIX, LAB_NAMESPACE = "vale-lab", "urn:vale:lab:1"
 FREE_PORTS = 4  # for NICs that are attached later
 ROOT_PORTS_MAX, IN_A_SLOT, FIRST_ROOT_PORT = 32, 8, 0x01
+DISK, SEED = PciAddress(0, 0x0D), PciAddress(0, 0x0E)
 RNG, MANAGEMENT = PciAddress(0, 0x0F), PciAddress(0, 0x10)
 FIRST_NIC, LAST_NIC = 0x11, 0x1E  # behind it is the chipset
+
+ET.register_namespace(LAB_PREFIX, LAB_NAMESPACE)
+
+
+def transient(plan: GuestPlan, forwarded: int = 0) -> str:
+    """A guest that a lab starts. forwarded: the port on 127.0.0.1 that passt listens on."""
+    host, guest = _host(plan), plan.spec
+    name = domain_name(plan.lab, plan.name)
+    root = _base(name, guest, host, plan.slots, shares_memory=plan.shares_memory)
+    ET.SubElement(root, "uuid").text = guest_uuid(plan.files.identity.parent, plan.name)
+    metadata = ET.SubElement(root, "metadata")
+    ET.SubElement(metadata, f"{{{LAB_NAMESPACE}}}lab", name=plan.lab, guest=plan.name)
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        ET.SubElement(root, event).text = "destroy"
+    devices = _devices(root)
+    devices.append(_serial(str(plan.files.console_log)))
+    words = _add_identity(root, plan, host.images[guest.image])
+    words += _add_management(devices, plan, forwarded)
+    words += _add_nics(devices, zip(plan.nics, plan.wires, strict=True))
+    if plan.shares_memory:
+        words = (*_no_vectors(guest, host), *words)
+    _add_arguments(root, words)
+    return text_of(root)
 
 
 def persistent(lab: Lab, guest: Guest, host: Host, backend: Backend) -> str:
     """A guest of a pinned lab as a domain that somebody defines; all its NICs by one backend.
 
-    What valed has to make is listed in `<vale:ports>`; a netmap NIC opens its port itself.
+    `<vale:ports>` lists their ports: valed has to run, even where a NIC opens its port itself.
     """
     _check_definable(guest, host.images[guest.image], backend)
     lab = lab.model_copy(update={"guests": tuple(_by(backend, each) for each in lab.guests)})
@@ -49,11 +95,7 @@ def persistent(lab: Lab, guest: Guest, host: Host, backend: Backend) -> str:
     slots = len(guest.nics) + max(guest.spare, FREE_PORTS)
     planned = [plan_nic(lab, guest, nic, slot, host) for slot, nic in enumerate(guest.nics)]
     root = _base(domain_name(lab.name, guest.name), guest, host, slots, shares_memory=True)
-    mapped = [
-        MappedPort(parse_port(str(nic.port)), str(nic.mac))
-        for nic in guest.nics
-        if backend is Backend.VHOST_USER
-    ]
+    mapped = [MappedPort(parse_port(str(nic.port)), str(nic.mac)) for nic in guest.nics]
     if mapped:
         ET.SubElement(root, "metadata").append(ports_element(mapped))
     devices = _devices(root)
@@ -65,6 +107,16 @@ def persistent(lab: Lab, guest: Guest, host: Host, backend: Backend) -> str:
     words = _add_nics(devices, [(nic, wire_nic(guest, nic, host)) for nic in planned])
     _add_arguments(root, (*_no_vectors(guest, host), *words))
     return text_of(root)
+
+
+def domain_type(plan: GuestPlan) -> str:
+    """libvirt's word for the accelerator."""
+    return "kvm" if _host(plan).accelerator == "kvm" else "qemu"
+
+
+def guest_uuid(lab_dir: Path, guest: str) -> str:
+    """Of a lab's guest: so a domain is found by whoever knows the lab."""
+    return str(uuid5(NAMESPACE_URL, f"{LAB_NAMESPACE}{lab_dir}/{guest}"))
 
 
 def domain_name(lab: str, guest: str) -> str:
@@ -186,6 +238,45 @@ def _serial(log: str = "") -> ET.Element:
     return serial
 
 
+def _add_identity(root: ET.Element, plan: GuestPlan, image: Image) -> tuple[str, ...]:
+    """Who the guest is, and its disk: libvirt has no word for a disk that is only read."""
+    words: tuple[str, ...] = ()
+    if image.disk:
+        words += ("-drive", disk_drive(image.disk), "-device", _at(DISK_DEVICE, DISK))
+    if plan.has_seed:
+        return (*words, "-drive", seed_drive(plan.files), "-device", _at(SEED_DEVICE, SEED))
+    firmware = ET.SubElement(root, "sysinfo", type="fwcfg")
+    ET.SubElement(firmware, "entry", name=FW_CFG_NAME, file=str(plan.files.identity))
+    return words
+
+
+def _add_management(devices: ET.Element, plan: GuestPlan, forwarded: int) -> tuple[str, ...]:
+    """Where SSH comes in. QEMU's own network is preferred: it lets nothing out, passt does."""
+    mac = mac_for(plan.lab, plan.name, MGMT)
+    if not forwarded:
+        return ("-netdev", MGMT_NETDEV, "-device", _at(mgmt_device(mac), MANAGEMENT))
+    address, _, prefix = MGMT_ADDRESS.partition("/")
+    nic = ET.SubElement(devices, "interface", type="user")
+    ET.SubElement(nic, "mac", address=mac)
+    ET.SubElement(nic, "ip", family="ipv4", address=address, prefix=prefix)
+    forward = ET.SubElement(nic, "portForward", proto="tcp", address="127.0.0.1")
+    ET.SubElement(forward, "range", start=str(forwarded), to="22")
+    ET.SubElement(nic, "model", type="virtio")
+    ET.SubElement(nic, "backend", type="passt")
+    nic.append(MANAGEMENT.element())
+    return ()
+
+
+def _at(device: str, place: PciAddress) -> str:
+    return f"{device},{option(place.words())}"
+
+
+def _host(plan: GuestPlan) -> Host:
+    """Of a guest that is to be started."""
+    assert plan.host
+    return plan.host
+
+
 def _add_nics(devices: ET.Element, nics: Iterable[tuple[PlannedNic, Wire]]) -> tuple[str, ...]:
     """Add NICs that libvirt knows; the others' words for QEMU's command line."""
     words: tuple[str, ...] = ()
@@ -195,8 +286,13 @@ def _add_nics(devices: ET.Element, nics: Iterable[tuple[PlannedNic, Wire]]) -> t
         if element is not None:
             devices.append(element)
         else:
-            words += placed(wire, place).argv()
+            words += _words(placed(wire, place))
     return words
+
+
+def _words(wire: Wire) -> tuple[str, ...]:
+    """For QEMU's command line. It makes devices in JSON last, and libvirt's root ports are such."""
+    return ("-netdev", option(wire.netdev), "-device", json.dumps(wire.device))
 
 
 def _no_vectors(guest: Guest, host: Host) -> tuple[str, ...]:

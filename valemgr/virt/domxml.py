@@ -5,9 +5,11 @@ A NIC of ours is an interface of type vhostuser whose socket is named as a port 
 netdev that the qemu name space hands to our QEMU.
 """
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from valemgr.errors import UsageError
 from valemgr.names import PortName, parse_port
@@ -185,8 +187,21 @@ def _netmap_nics(arguments: list[str]) -> list[PluggedPort]:
     return found
 
 
+def _object(text: str) -> dict[str, Any]:
+    try:
+        made = json.loads(text)
+    except ValueError:
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
 def _words(argument: str) -> dict[str, str]:
-    """`netmap,id=n,…` as a dict of its keys and values; doubled commas are one in a value."""
+    """`netmap,id=n,…` as a dict of its keys and values; doubled commas are one in a value.
+
+    QEMU takes JSON, too.
+    """
+    if argument.startswith("{"):
+        return {key: str(value) for key, value in _object(argument).items()}
     parts = argument.replace(",,", "\0").split(",")
     pairs = (part.replace("\0", ",").partition("=") for part in parts)
     return {key: value for key, equals, value in pairs if equals}

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A guest of a lab as a transient domain: libvirt starts its QEMU and ends it.
+
+A connection is held for one step, so that nothing breaks when libvirtd is restarted meanwhile. A
+domain is found by its UUID, which its lab's directory and its name say.
+
+QEMU may be another user's (system mode). That one may then enter the lab's directory, and has one
+file there that it can read: the guest's identity.
+"""
+
+import asyncio
+import grp
+import logging
+import os
+import socket
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from valemgr import hotplug, proc
+from valemgr.deadline import Deadline
+from valemgr.emulator import Emulator
+from valemgr.errors import (
+    EnvironmentUnfitError,
+    GuestError,
+    LabError,
+    LibvirtError,
+    NoDomainError,
+    ValeError,
+)
+from valemgr.machine import Streams, forwarded_port
+from valemgr.plan import GuestPlan, LibvirtHost, PlannedNic
+from valemgr.qmpclient import QmpFailed
+from valemgr.tasks import uninterrupted
+from valemgr.text import tail
+from valemgr.virt import ports
+from valemgr.virt.connection import DEVICE_REMOVED, Domain, Libvirt, connect
+from valemgr.virt.domain import (
+    domain_name,
+    domain_type,
+    guest_uuid,
+    nic_element,
+    nic_place,
+    placed,
+    transient,
+)
+from valemgr.virt.domxml import DomainView, base_label, has_passt
+from valemgr.virt.portxml import text_of
+from valemgr.wiring import Wire
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+FOUND_SECONDS = 5.0  # until a process that runs is seen
+DEVICES = "/machine/peripheral"
+
+
+class LibvirtMachine:
+    """A QEMU that libvirt starts."""
+
+    def __init__(self, plan: GuestPlan) -> None:
+        self.argv: Sequence[str] = plan.argv
+        self._plan = plan
+        self._who = f"guest {plan.name}"
+        self._folder = plan.files.identity.parent
+        self._uuid = guest_uuid(self._folder, plan.name)
+        self._forwarded = 0
+
+    async def check(self) -> None:
+        """Refuse what libvirt or its user could not do."""
+        transient(self._plan)
+        self._check_access()
+        async with connect(self._plan.libvirt) as libvirt:
+            await self._check_management(libvirt)
+            await self._check_name(libvirt)
+
+    async def _check_name(self, libvirt: Libvirt) -> None:
+        name = domain_name(self._plan.lab, self._plan.name)
+        with suppress(NoDomainError):
+            if (await libvirt.domain(name)).uuid != self._uuid:
+                raise LabError(
+                    f"{self._who}: {libvirt.uri} has another domain {name}: rename the lab, or see "
+                    f"'virsh -c {libvirt.uri} dominfo {name}'"
+                )
+
+    async def _check_management(self, libvirt: Libvirt) -> None:
+        """A QEMU without user networking needs a libvirt that starts passt."""
+        emulator = self._emulator
+        if emulator and not emulator.has_user:
+            kind = domain_type(self._plan)
+            if not has_passt(await libvirt.domain_capabilities(str(emulator.path), kind)):
+                raise EnvironmentUnfitError(
+                    f"{self._who}: {emulator.path} has no user networking, and this libvirt does "
+                    "not start passt: use another emulator (qemu:)"
+                )
+
+    @property
+    def _emulator(self) -> Emulator | None:
+        """None: it was started earlier."""
+        host = self._plan.host
+        return host.emulators[self._plan.spec.qemu] if host else None
+
+    async def start(self) -> proc.Process:
+        self._hand_over()
+        plan = self._plan
+        if self._emulator and not self._emulator.has_user:
+            self._forwarded = _free_port()
+        async with connect(plan.libvirt) as libvirt:
+            log.info("%s: domain %s at %s", self._who, self._uuid, libvirt.uri)
+            try:
+                await _create(libvirt, transient(plan, self._forwarded))
+            except LibvirtError as exc:
+                raise GuestError(f"{self._who}: {exc}") from exc
+        what = f"{self._who}: its QEMU"
+        ident = await Deadline(FOUND_SECONDS).retry(what, self._ident, (ProcessLookupError,))
+        self.argv = proc.command_line(ident.pid)
+        self._link_log()
+        process = proc.find(ident)
+        if process is None:
+            raise GuestError(f"{self._who}: it ended at once: {_last(plan.files.qemu_log)}")
+        process.ask_to_end = lambda: destroy(plan.libvirt, self._uuid)
+        return process
+
+    async def ssh_port(self, deadline: Deadline) -> int:
+        """The one that passt was told, else the one that QEMU has picked."""
+        if self._forwarded:
+            return self._forwarded
+        async with self._domain() as (_, domain):
+            words = {"command-line": "info usernet"}
+            reply = await domain.monitor("human-monitor-command", **words)
+        return forwarded_port(self._who, str(reply))
+
+    async def console_says(self, line: str, deadline: Deadline) -> None:
+        """libvirt keeps the console's log, and a console is for one reader."""
+
+        async def attempt() -> None:
+            if line not in tail(self._plan.files.console_log):
+                raise GuestError(f"its console has not said '{line}'")
+
+        await deadline.retry(self._who, attempt, (GuestError,), every=LOOK_SECONDS)
+
+    @asynccontextmanager
+    async def console(self) -> AsyncIterator[Streams]:
+        async with self._domain() as (_, domain), domain.console() as streams:
+            yield streams
+
+    async def console_is_taken(self) -> bool:
+        """libvirt cannot be asked; it refuses a second one."""
+        return False
+
+    async def status(self) -> str:
+        async with self._domain() as (_, domain):
+            return str((await domain.monitor("query-status"))["status"])
+
+    async def plug(self, planned: PlannedNic, wire: Wire) -> None:
+        place = nic_place(planned.slot, 0)
+        element = nic_element(planned.nic, wire, place)
+        async with self._domain() as (_, domain):
+            if element is None:
+                await hotplug.plug(self._plan.name, Monitor(domain), placed(wire, place))
+                return
+            self._check_ports([(planned, wire)])
+            try:
+                await domain.attach(text_of(element))
+            except LibvirtError as exc:
+                nic = planned.nic.name
+                raise GuestError(f"{self._who}: NIC {nic} cannot be plugged: {exc}") from exc
+
+    async def unplug(self, mac: str, wire: Wire) -> None:
+        async with self._domain() as (libvirt, domain):
+            view = DomainView.parse(await domain.live_xml())
+            nic = view.with_mac(mac)
+            if nic and nic.element is not None:
+                await self._detach(libvirt, domain, nic.element, nic.alias, wire.netdev["id"])
+            else:
+                await hotplug.unplug(self._plan.name, Monitor(domain), wire)
+
+    async def _detach(
+        self, libvirt: Libvirt, domain: Domain, nic: ET.Element, alias: str, name: str
+    ) -> None:
+        """An interface goes when the guest lets it go."""
+        deadline = Deadline(hotplug.UNPLUG_SECONDS)
+        async with libvirt.events() as events:
+            try:
+                await domain.detach(text_of(nic))
+                async with asyncio.timeout(deadline.left):
+                    while True:
+                        event = await events.get()
+                        told = (event.kind, event.uuid, event.detail)
+                        if told == (DEVICE_REMOVED, domain.uuid, alias):
+                            return
+            except LibvirtError as exc:
+                raise GuestError(f"{self._who}: NIC {name} cannot be unplugged: {exc}") from exc
+            except TimeoutError as exc:
+                raise GuestError(
+                    f"{self._who} does not let NIC {name} go within {deadline.seconds:g} s: its "
+                    "port and its slot are not free: is its system still well?"
+                ) from exc
+
+    @asynccontextmanager
+    async def _domain(self) -> AsyncIterator[tuple[Libvirt, Domain]]:
+        async with connect(self._plan.libvirt) as libvirt:
+            yield libvirt, await libvirt.domain(self._uuid)
+
+    async def _ident(self) -> proc.ProcessId:
+        for ident, _, argv in proc.everybody():
+            if "-uuid" in argv and self._uuid in argv:
+                return ident
+        raise ProcessLookupError(f"no QEMU has the UUID {self._uuid}")
+
+    @property
+    def _user(self) -> tuple[int, int] | None:
+        """Who QEMU is, if another."""
+        host = self._plan.host
+        return host.libvirt.user if host and host.libvirt else None
+
+    def _check_access(self) -> None:
+        """Whether QEMU's user gets to all that it needs; libvirt gives it the files themselves."""
+        plan, user = self._plan, self._user
+        if user is None or plan.host is None:
+            return
+        for planned, wire in zip(plan.nics, plan.wires, strict=True):
+            if wire.netdev["type"] == "stream":
+                raise EnvironmentUnfitError(
+                    f"{self._who}: NIC {planned.nic.name}: libvirt's QEMU is user {user[0]}, who "
+                    "may not make sockets in the lab's directory: use vhost-user or netmap"
+                )
+        image = plan.host.images[plan.spec.image]
+        emulator = plan.host.emulators[plan.spec.qemu].path
+        _check_way(self._folder.parent, user)
+        for path in (emulator, *image.files):
+            _check_way(path, user)
+
+    def _hand_over(self) -> None:
+        """Let QEMU's user have the guest's identity, and nothing else of the lab."""
+        self._check_ports(zip(self._plan.nics, self._plan.wires, strict=True))
+        if self._user is None:
+            return
+        files = self._plan.files
+        for folder in (self._folder.parent, self._folder):
+            folder.chmod(0o711)
+        identity = files.seed if self._plan.has_seed else files.identity
+        identity.chmod(0o400)
+        os.chown(identity, *self._user)
+
+    def _check_ports(self, nics: Iterable[tuple[PlannedNic, Wire]]) -> None:
+        """Whether QEMU's user may connect to valed."""
+        if self._user is None:
+            return
+        uid, gid = self._user
+        for planned, wire in nics:
+            stop = wire.probe and ports.first_refusal(wire.probe, uid, {gid})
+            if stop and wire.probe:
+                rundir, group = wire.probe.parent, _group_name(gid)
+                raise EnvironmentUnfitError(
+                    f"{self._who}: NIC {planned.nic.name}: libvirt's QEMU is user {uid}, who is "
+                    f"kept out of {wire.probe} by {stop}: start valed by 'valed --rundir {rundir} "
+                    f"--group {group}', in a directory that this user may enter"
+                )
+
+    def _link_log(self) -> None:
+        """libvirt keeps what QEMU says; `valemgr logs` looks for it beside the console."""
+        name = f"{domain_name(self._plan.lab, self._plan.name)}.log"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        session = self._plan.libvirt.endswith("/session")
+        folder = cache / "libvirt/qemu/log" if session else Path("/var/log/libvirt/qemu")
+        self._plan.files.qemu_log.unlink(missing_ok=True)
+        self._plan.files.qemu_log.symlink_to(folder / name)
+
+
+class Monitor:
+    """QMP by way of libvirt, for what it has no words for."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+
+    async def call(self, command: str, **arguments: object) -> Any:
+        log.info("qmp %s: %s %s", self._domain.name, command, arguments or "")
+        try:
+            return await self._domain.monitor(command, **arguments)
+        except LibvirtError as exc:
+            raise QmpFailed(str(exc)) from exc
+
+    async def call_until(
+        self, event: str, data: dict[str, Any], seconds: float, command: str, **arguments: object
+    ) -> bool:
+        """libvirt passes no event on for a device that it does not know: QEMU's list is read."""
+        await self.call(command, **arguments)
+
+        async def attempt() -> None:
+            devices = await self.call("qom-list", path=DEVICES)
+            if any(device["name"] == data["device"] for device in devices):
+                raise GuestError(f"{data['device']} is still there")
+
+        deadline = Deadline(seconds)
+        try:
+            await deadline.retry(event, attempt, (GuestError,), every=LOOK_SECONDS)
+        except ValeError as exc:
+            log.info("%s: %s", self._domain.name, exc)
+            return False
+        return True
+
+
+async def host(accelerator: str) -> LibvirtHost:
+    """The libvirt that guests are to run on; EnvironmentUnfitError if it is not there for us."""
+    async with connect() as libvirt:
+        kind = "kvm" if accelerator == "kvm" else "qemu"
+        user = base_label(await libvirt.capabilities(), kind)
+        if libvirt.session or user is None or user[0] == os.geteuid():
+            return LibvirtHost(libvirt.uri)
+        if os.geteuid() != 0:
+            raise EnvironmentUnfitError(
+                f"{libvirt.uri} runs QEMU as user {user[0]}, who cannot have files of yours: set "
+                "LIBVIRT_DEFAULT_URI=qemu:///session, or be root"
+            )
+        return LibvirtHost(libvirt.uri, user, _group_name(user[1]))
+
+
+async def destroy(uri: str, uuid: str) -> None:
+    """End a domain; an empty URI: at the usual libvirt."""
+    async with connect(uri or None) as libvirt:
+        with suppress(NoDomainError):
+            await (await libvirt.domain(uuid)).destroy()
+
+
+async def until_started(uri: str, uuids: Sequence[str]) -> None:
+    """Wait for what libvirt was told to start just before a kill: it goes on by itself.
+
+    libvirt answers to a question about a domain when it has made it.
+    """
+    try:
+        async with connect(uri) as libvirt:
+            for uuid in uuids:
+                with suppress(NoDomainError):
+                    await (await libvirt.domain(uuid)).live_xml()
+    except ValeError as exc:
+        log.warning("domains that were just being started are not seen: %s", exc)
+
+
+async def _create(libvirt: Libvirt, xml: str) -> None:
+    """Start a domain; libvirt cannot be stopped half way, so who is interrupted ends it then."""
+    task = asyncio.ensure_future(libvirt.create(xml))
+
+    async def undo() -> None:
+        with suppress(ValeError):
+            await (await task).destroy()
+
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await uninterrupted(undo())
+        raise
+
+
+def _check_way(path: Path, user: tuple[int, int]) -> None:
+    """Refuse a path that QEMU's user cannot get to."""
+    for folder in reversed(path.parents):
+        status = folder.stat()
+        shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
+        if user[0] != 0 and not status.st_mode >> shift & 1:
+            raise EnvironmentUnfitError(
+                f"libvirt's QEMU is user {user[0]}, who may not enter {folder}, so it cannot open "
+                f"{path}: 'chmod o+x {folder}', or have it elsewhere"
+            )
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return ""
+
+
+def _free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on; passt takes it a moment later."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _last(path: Path) -> str:
+    return "".join(tail(path, 1)) or "without a word"
