@@ -2,19 +2,27 @@
 """Ports for domains: whose they are, who may have them, and that nobody takes another's."""
 
 import asyncio
-from collections.abc import Coroutine
+import subprocess
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from lib.valed import NOBODY, Valed, eventually
-from lib.vhost import FrontEnd
 from valemgr.errors import EnvironmentUnfitError, SwitchError
 from valemgr.names import parse_port
 from valemgr.virt import ports
 
 pytestmark = pytest.mark.blackbox
 
+CONNECT = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sys.stdin.read()
+"""
 PORT = parse_port("vale1:a")
 ONE, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 
@@ -32,8 +40,18 @@ def names(valed: Valed) -> set[str]:
     return set(valed.qmp().ports())
 
 
-def connected(valed: Valed) -> bool:
-    return "peer" in valed.qmp().ports()["vale1:a"]
+def peer(valed: Valed) -> int:
+    return int(valed.qmp().ports()["vale1:a"]["peer"]["pid"])
+
+
+@contextmanager
+def qemu(valed: Valed) -> Iterator[int]:
+    """Somebody who is connected to the port; his pid."""
+    argv = [sys.executable, "-c", CONNECT, str(valed.rundir / "vale1:a")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+        eventually("peer", lambda: peer(valed) == process.pid)
+        yield process.pid
+        process.kill()
 
 
 async def test_port_is_made_again_and_dropped(valed: Valed) -> None:
@@ -49,17 +67,14 @@ async def test_port_is_made_again_and_dropped(valed: Valed) -> None:
 async def test_port_with_a_peer_is_taken_and_stays(valed: Valed) -> None:
     """For another domain, and for the same: only one that runs may have it already."""
     await make(valed)
-    with FrontEnd(valed.rundir / "vale1:a") as front:
-        eventually("peer", lambda: connected(valed))
+    with qemu(valed) as pid:
         for owner in (ONE, OTHER, ""):
-            with pytest.raises(SwitchError, match=r"port vale1:a .* is taken by pid \d+"):
+            with pytest.raises(SwitchError, match=f"port vale1:a .* is taken by pid {pid}:"):
                 await make(valed, owner)
         await make(valed, running=True)
         for owner in (ONE, OTHER, ""):
             await drop(valed, owner)
-        assert connected(valed)
-        assert front.sock.fileno() >= 0
-    eventually("end of the peer", lambda: not connected(valed))
+        assert peer(valed) == pid
     await drop(valed, OTHER)
     assert names(valed) == {"vale1:a"}
     await drop(valed)
@@ -72,11 +87,11 @@ async def test_port_whose_qemu_comes_back_is_not_lost(valed: Valed) -> None:
     waiting = asyncio.ensure_future(make(valed, OTHER))
     await asyncio.wait([waiting], timeout=0.3)
     assert not waiting.done()
-    with FrontEnd(valed.rundir / "vale1:a"):
+    with qemu(valed) as pid:
         with pytest.raises(SwitchError, match="is taken by pid"):
             await waiting
         await drop(valed, OTHER)
-        assert connected(valed)
+        assert peer(valed) == pid
 
 
 async def test_port_of_a_domain_that_is_gone_is_taken_over(valed: Valed) -> None:

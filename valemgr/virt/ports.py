@@ -19,7 +19,7 @@ from valemgr.names import PortName
 from valemgr.switchd import PortStats, Switchd
 
 VHOST_USER = "vhost-user"
-SETTLE_SECONDS = 2.5  # valed sees within it that a peer is gone, a peer that valed is back
+SETTLE_SECONDS = 2.5  # a QEMU sees within it that valed is back
 LOCK_SECONDS = 30.0
 ENTER, WRITE = 1, 2  # bits of a mode
 
@@ -46,7 +46,7 @@ async def make_port(
     daemon = await _valed(rundir, start, group)
     async with _connected(daemon), _alone(rundir):
         before = await _find(daemon, port) if running else await _settled(daemon, port, owner)
-        if before and (before.kind != VHOST_USER or (before.peer_pid and not running)):
+        if before and (before.kind != VHOST_USER or (_peer(before) and not running)):
             raise SwitchError(_taken(before, rundir))
         await daemon.add_port({"name": str(port), "kind": VHOST_USER})
         try:
@@ -66,8 +66,8 @@ async def drop_port(rundir: Path, port: PortName, *, owner: str = "") -> None:
     async with _connected(daemon), _alone(rundir):
         if owner and _owner(rundir, port) not in ("", owner):
             return
-        found = await _settled(daemon, port, owner)
-        if found and found.kind == VHOST_USER and not found.peer_pid:
+        found = await _find(daemon, port)
+        if found and found.kind == VHOST_USER and not _peer(found):
             await _remove(daemon, port)
             _own(rundir, port, "")
 
@@ -181,20 +181,18 @@ async def _find(daemon: Switchd, port: PortName) -> PortStats | None:
 
 
 async def _settled(daemon: Switchd, port: PortName, owner: str) -> PortStats | None:
-    """The port once its peer has gone, or has come back, if either may still happen."""
+    """The port once the QEMU of another domain has come back to it, if it does."""
 
     async def attempt() -> PortStats | None:
         found = await _find(daemon, port)
-        if found and found.kind == VHOST_USER:
-            claim = _owner(daemon.rundir, port)
-            is_leaving = found.peer_pid and not _lives(found.peer_pid)
-            is_coming = not found.peer_pid and owner and claim not in ("", owner)
-            if is_leaving or is_coming:
-                raise _UnsettledError
+        if found and not _peer(found) and _owner(daemon.rundir, port) not in ("", owner):
+            raise _UnsettledError
         return found
 
+    if not owner:
+        return await _find(daemon, port)
     try:
-        what = f"port {port}: a peer that goes or comes"
+        what = f"port {port}: return of its peer"
         return await Deadline(SETTLE_SECONDS).retry(what, attempt, (_UnsettledError,))
     except WaitTimeoutError:
         return await _find(daemon, port)
@@ -204,11 +202,12 @@ async def _remove(daemon: Switchd, port: PortName) -> None:
     await daemon.free_port(str(port), Deadline(SETTLE_SECONDS))
 
 
-def _lives(pid: int) -> bool:
+def _peer(port: PortStats) -> int:
+    """Who is connected: valed also names the last one, until the next comes."""
     try:
-        return proc.is_alive(proc.ident_of(pid))
+        return port.peer_pid if proc.is_alive(proc.ident_of(port.peer_pid)) else 0
     except OSError:
-        return False
+        return 0
 
 
 def _taken(port: PortStats, rundir: Path) -> str:
