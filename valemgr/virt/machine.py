@@ -15,7 +15,7 @@ import os
 import socket
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,11 @@ class LibvirtMachine:
 
     @asynccontextmanager
     async def console(self) -> AsyncIterator[Streams]:
-        async with self._domain() as (_, domain), domain.console() as streams:
+        async with self._domain() as (_, domain), AsyncExitStack() as stack:
+            try:
+                streams = await stack.enter_async_context(domain.console())
+            except LibvirtError as exc:
+                raise LabError(f"console of {self._who}: it serves one at a time: {exc}") from exc
             yield streams
 
     async def console_is_taken(self) -> bool:
