@@ -4,23 +4,18 @@
 domain a ── NIC attached ── vale1:a ── [ vale1 ] ── vale1:b ── NIC attached ── domain b
 """
 
-import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lib import libvirtd as private
-from lib.domains import DomainGuest
+from lib.domains import DomainGuest, Place
 from lib.guest import BUILD
 from lib.libvirtd import SECONDS, Libvirtd
 from lib.trace import Trace
-from lib.valed import eventually
 
-VALEMGR = BUILD / "bin/valemgr"
 A, B = "52:54:00:02:00:0a", "52:54:00:02:00:0b"
 PINGS = 5
 CYCLES = 50
@@ -43,36 +38,6 @@ asyncio.run(main())
 """
 
 pytestmark = private.MARKS
-
-
-class Place:
-    """A libvirtd, and valemgr beside it."""
-
-    def __init__(self, libvirtd: Libvirtd) -> None:
-        self.libvirtd = libvirtd
-
-    def libvirt(self, *words: str, code: int = 0) -> str:
-        """A command that ends so; what it said on stderr, or on stdout where there is that."""
-        done = self.libvirtd.run(VALEMGR, "libvirt", *words)
-        assert done.returncode == code, done.stderr
-        return done.stdout or done.stderr
-
-    def nics(self) -> list[dict[str, Any]]:
-        rows = json.loads(self.libvirt("status", "--format", "json"))["nics"]
-        assert isinstance(rows, list)
-        return rows
-
-    @contextmanager
-    def valed(self) -> Iterator[None]:
-        """One that outlives valemgr's commands."""
-        process = self.libvirtd.popen(BUILD / "bin/valed", "--rundir", "/run/vale")
-        eventually("valed", self.libvirtd.outside("/run/vale/qmp.sock").exists)
-        yield
-        process.terminate()
-        process.communicate()
-
-    def xml(self, name: str, *words: str) -> str:
-        return self.libvirtd.virsh("dumpxml", name, *words)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,19 @@ They are like those that somebody else made: what a NIC on a port needs is given
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import paramiko
 
-from lib.guest import DEADLINE, VALE_QEMU, Guest
+from lib.guest import BUILD, DEADLINE, VALE_QEMU, Guest
 from lib.libvirtd import Libvirtd, domain
 from lib.valed import eventually
 
+VALEMGR = BUILD / "bin/valemgr"
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 ROOT = "<controller type='pci' index='0' model='pcie-root'/>"
 ROOT_PORT = "<controller type='pci' model='pcie-root-port'/>"
@@ -32,6 +35,43 @@ threading.Thread(target=send, daemon=True).start()
 while data := sock.recv(65536):
     os.write(1, data)
 """
+
+
+class Place:
+    """A libvirtd, and valemgr beside it."""
+
+    def __init__(self, libvirtd: Libvirtd) -> None:
+        self.libvirtd = libvirtd
+
+    def libvirt(self, *words: str, code: int = 0) -> str:
+        """A command that ends so; what it said on stderr, or on stdout where there is that."""
+        done = self.libvirtd.run(VALEMGR, "libvirt", *words)
+        assert done.returncode == code, done.stderr
+        return done.stdout or done.stderr
+
+    def nics(self) -> list[dict[str, Any]]:
+        rows = json.loads(self.libvirt("status", "--format", "json"))["nics"]
+        assert isinstance(rows, list)
+        return rows
+
+    def ports(self) -> list[dict[str, Any]]:
+        """Ports of the switch vale1, as valed has them."""
+        done = self.libvirtd.run(BUILD / "bin/valectl", "--json", "list", "vale1")
+        ports = json.loads(done.stdout or "[]")
+        assert isinstance(ports, list)
+        return ports
+
+    @contextmanager
+    def valed(self) -> Iterator[None]:
+        """One that outlives valemgr's commands."""
+        process = self.libvirtd.popen(BUILD / "bin/valed", "--rundir", "/run/vale")
+        eventually("valed", self.libvirtd.outside("/run/vale/qmp.sock").exists)
+        yield
+        process.terminate()
+        process.communicate()
+
+    def xml(self, name: str, *words: str) -> str:
+        return self.libvirtd.virsh("dumpxml", name, *words)
 
 
 class DomainGuest:

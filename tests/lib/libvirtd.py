@@ -116,6 +116,15 @@ def why_not(*, session: bool = False) -> str:
     return ""
 
 
+def _kvm_group() -> str:
+    """As Debian has it: libvirt asks every emulator anew, always, if its user may not use KVM."""
+    try:
+        gid = os.stat("/dev/kvm").st_gid
+    except OSError:
+        return ""
+    return f"kvm:x:{gid}:libvirt-qemu\n" if gid else ""
+
+
 def find(program: str) -> str | None:
     """Where it is; an ordinary user's PATH may have no sbin."""
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
@@ -131,7 +140,7 @@ class Inside:
             (self.folder / name).mkdir()
             (self.folder / name).chmod(0o755)
         (self.folder / "passwd").write_text(PASSWD)
-        (self.folder / "group").write_text(GROUP)
+        (self.folder / "group").write_text(GROUP + _kvm_group())
         self.env = self._environment()
         isolate = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
         isolate += ["--propagation", "private"]
