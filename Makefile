@@ -45,10 +45,13 @@ image: deps           ## build the guest images: micro, micro-frr
 venv: deps            ## install valemgr and what tests need into build/venv
 	@+$(MAKE) --no-print-directory -s $(VENV)
 
-test: deps-test all   ## all tests of the three tiers (unit, black-box, guests)
+libvirt: deps-test venv  ## libvirt-python, built against libvirt-dev, into build/venv
+	@+$(MAKE) --no-print-directory -s $(LIBVIRT)
+
+test: deps-test all libvirt  ## all tests of the three tiers (unit, black-box, guests)
 	$(PYTEST) tests
 
-test-all: deps-test all sanitized qemu-matrix image-debian $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
+test-all: deps-test all libvirt sanitized qemu-matrix image-debian $(B)/qemu-backports/qemu-system-x86_64  ## make test, longer forms of some tests, a newer QEMU, DPDK
 	@./deps.sh packages-bench.txt
 	$(PYTEST) tests
 	@./deps.sh packages-deb.txt
@@ -105,6 +108,7 @@ clean:                ## remove everything that was made
 TOOLS := $(B)/bin/valed $(B)/bin/vale-pktgen $(B)/bin/valectl $(GUEST_PROGRAMS)
 QEMU  := $(call qemu_binary,$(QEMU_CHOSEN))
 VENV  := $(B)/bin/valemgr
+LIBVIRT := $(B)/venv/libvirt
 
 $(B)/bin/valemgr: pyproject.toml
 	@mkdir -p $(@D)
@@ -114,4 +118,9 @@ $(B)/bin/valemgr: pyproject.toml
 	@ln -sf ../venv/bin/valemgr $@
 	@touch $@
 
-.PHONY: help demo all tools qemu qemu-matrix image venv test test-all check test-kernel bench bench-guest bench-labs bench-kernel bench-peers lint deps deps-test clean
+$(LIBVIRT): $(VENV)
+	@echo "valemgr: installing libvirt-python"
+	@$(B)/venv/bin/pip install -q --disable-pip-version-check -e '.[libvirt]'
+	@touch $@
+
+.PHONY: help demo all tools qemu qemu-matrix image venv libvirt test test-all check test-kernel bench bench-guest bench-labs bench-kernel bench-peers lint deps deps-test clean

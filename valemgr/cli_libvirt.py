@@ -141,7 +141,7 @@ def attach(
         connect,
         lambda it: attaching.attach(it, domain, where, scope, context.obj, address, queues),
     )
-    _mention_hook(connect)
+    _mention_hook()
 
 
 @libvirt_app.command()
@@ -195,7 +195,7 @@ def sync(
     else:
         rows = [{"change": change} for change in changes]
         emit(render(form, CHANGE_COLUMNS, rows, key="changes"))
-    _mention_hook(connect)
+    _mention_hook()
 
 
 @libvirt_app.command("list")
@@ -319,5 +319,9 @@ def _print(rows: "list[PluggedNic]", columns: tuple[Column, ...], form: Format) 
         emit(render(form, columns, [asdict(row) for row in rows], key="nics"))
 
 
-def _mention_hook(uri: str | None) -> None:
+def _mention_hook() -> None:
     """Ports come up with a domain only if libvirt calls us."""
+    from valemgr.virt import hookfile
+
+    if not hookfile.is_installed():
+        note("its ports come up with it once 'sudo valemgr libvirt install-hook' was run")
