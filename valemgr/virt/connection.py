@@ -10,10 +10,12 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from valemgr.errors import EnvironmentUnfitError, LibvirtError, NoDomainError, UsageError
@@ -261,9 +263,10 @@ def _library() -> Any:
     try:
         import libvirt
     except ImportError as exc:
+        pip = Path(sys.prefix) / "bin/pip"
         raise EnvironmentUnfitError(
-            "libvirt-python is not installed: pip install 'valemgr[libvirt]' "
-            "(it is built against Debian's libvirt-dev)"
+            f"libvirt-python is not installed: run '{pip} install libvirt-python', which needs "
+            "libvirt-dev and python3-dev, or 'make libvirt' in a clone"
         ) from exc
     return libvirt
 
