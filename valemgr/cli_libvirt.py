@@ -141,7 +141,8 @@ def attach(
         connect,
         lambda it: attaching.attach(it, domain, where, scope, context.obj, address, queues),
     )
-    _mention_hook()
+    if config or not live:
+        _mention_hook()
 
 
 @libvirt_app.command()

@@ -76,10 +76,6 @@ class Subject:
     def views(self) -> list[DomainView]:
         return [view for view in (self.live, self.config) if view]
 
-    @property
-    def mapped(self) -> tuple[MappedPort, ...]:
-        return self.views[0].mapped
-
     async def make_port(self, rundir: Path, port: PortName) -> None:
         """Make a port that its QEMU may connect to."""
         group, owner = ports.group_for(self.user), self.domain.uuid
@@ -207,6 +203,9 @@ async def _subject(libvirt: Libvirt, name: str, scope: Scope) -> Subject:
     config = DomainView.parse(await domain.config_xml()) if wants_config else None
     view = live or config
     assert view is not None  # a domain runs, or is persistent
+    for each in (live, config):
+        if each:
+            _ = each.mapped  # what is wrong there is said before anything is done
     program = await emulator.examine(Path(view.emulator))
     user = view.qemu_user or base_label(await libvirt.capabilities(), view.kind)
     return Subject(domain, live, config, program, user)
