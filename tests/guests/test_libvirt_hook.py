@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lib import libvirtd as private
-from lib.domains import SHARED, DomainGuest
+from lib.domains import QEMU, SHARED, DomainGuest
 from lib.guest import BUILD
 from lib.libvirtd import SECONDS, Libvirtd, domain
 from lib.qmp import Qmp
@@ -263,6 +263,22 @@ def test_ports_go_with_their_domains(place: Place, pair: tuple[DomainGuest, Doma
     assert place.ports() == {}
     rundir = place.libvirtd.outside("/run/vale")
     assert [path.name for path in rundir.glob("vale1*")] == []
+
+
+def test_netmap_nic_finds_a_valed(place: Place) -> None:
+    """It opens its port itself; here by the user of QEMU, in the group of valed's sockets."""
+    mac, device = "52:54:00:0f:00:02", "/run/native/netmap.sock"
+    words = ("-netdev", f"netmap,id=n,ifname=vale1:n,devname={device}",
+             "-device", f"e1000,netdev=n,mac={mac},bus=pcie.0,addr=0x10")  # fmt: skip
+    line = "".join(f"<qemu:arg value='{word}'/>" for word in words)
+    more = f"{metadata('vale1:n', mac)}<qemu:commandline>{line}</qemu:commandline>"
+    text = domain("native", more=more).replace("<domain ", f"<domain {QEMU} ", 1)
+    place.libvirtd.outside("/run/native.xml").write_text(text)
+    place.libvirtd.virsh("create", "/run/native.xml")
+    port = place.ports("/run/native")["vale1:n"]
+    assert (port["kind"], port["peer"]["uid"]) == ("native", 64055)
+    place.libvirtd.virsh("destroy", "native")
+    eventually("end of the port", lambda: place.ports("/run/native") == {})
 
 
 def test_session_has_a_valed_of_its_own(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_nic_on_another_port_than_listed_is_refused() -> None:
         needs(xml(socket="/run/vale/vale1:b"))
 
 
+def test_nic_whose_port_nobody_makes_is_refused(tmp_path: Path) -> None:
+    """QEMU would wait for its socket for ever."""
+    socket = tmp_path / "vale1:b"
+    view = DomainView.parse(xml(socket=str(socket)).replace(MAC, "52:54:00:00:00:02", 1))
+    with pytest.raises(UsageError, match=f"no {socket}: add it to <vale:ports>"):
+        hook.require_sockets(view)
+    socket.touch()
+    hook.require_sockets(view)
+    hook.require_sockets(DomainView.parse(xml()))
+
+
 @pytest.mark.parametrize("socket", ["vale1:a", "vale/vale1:a", "../vale1:a"])
 def test_path_that_is_not_absolute_is_refused(socket: str) -> None:
     with pytest.raises(UsageError, match="not absolute"):

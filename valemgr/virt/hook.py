@@ -43,23 +43,40 @@ class Needs:
 
 def needs(view: DomainView) -> Needs:
     """What a domain's metadata and its NICs agree upon; UsageError where they contradict."""
-    nics, missing = [], []
+    missing = []
     for mapped in view.mapped:
         nic = view.with_mac(mapped.mac)
         if nic is None:
             missing.append(mapped)
-            continue
-        if nic.port != mapped.port:
+        elif nic.port != mapped.port:
             raise UsageError(
                 f"NIC {mapped.mac} is on port {nic.port}, but its metadata says {mapped.port}: "
                 f"{_sync(view)}"
             )
-        if not nic.where.is_absolute() and nic.backend is Backend.VHOST_USER:
+        elif nic.backend is Backend.VHOST_USER and not nic.where.is_absolute():
             raise UsageError(
                 f"NIC {mapped.mac}: the path of its socket is not absolute: {_sync(view)}"
             )
-        nics.append(nic)
-    return Needs(tuple(nics), tuple(missing))
+    return Needs(agreed(view), tuple(missing))
+
+
+def agreed(view: DomainView) -> tuple[PluggedPort, ...]:
+    """NICs that sit where the metadata says."""
+    found = [(view.with_mac(mapped.mac), mapped.port) for mapped in view.mapped]
+    return tuple(nic for nic, port in found if nic and nic.port == port)
+
+
+def require_sockets(view: DomainView) -> None:
+    """Refuse a NIC whose port nobody makes: QEMU would wait for it, and libvirt for QEMU."""
+    listed = {mapped.mac for mapped in view.mapped}
+    for nic in view.plugged:
+        socket = nic.where / str(nic.port)
+        if nic.backend is Backend.VHOST_USER and nic.mac not in listed and not socket.exists():
+            raise UsageError(
+                f"NIC {nic.mac} is on port {nic.port}, which its metadata does not list, and there "
+                f"is no {socket}: add it to <vale:ports>, or make it by 'valectl add {nic.port} "
+                f"--vhost-user {socket}'"
+            )
 
 
 def rundir_of(nic: PluggedPort) -> Path | None:
@@ -73,19 +90,15 @@ def rundir_of(nic: PluggedPort) -> Path | None:
 async def start(view: DomainView, group: str, *, running: bool) -> None:
     """Have the ports of a domain; running: its QEMU may be connected to them."""
     needed = needs(view)
+    if not running:
+        require_sockets(view)
     user = view.qemu_user or (None if os.geteuid() == 0 else (os.geteuid(), os.getegid()))
-    group = group or ports.group_for(user)
     for nic in needed.nics:
         rundir = rundir_of(nic)
         if rundir is None:
             continue
         try:
-            if nic.backend is Backend.VHOST_USER:
-                await ports.make_port(
-                    rundir, nic.port, user, group=group, owner=view.uuid, running=running
-                )
-            else:
-                await ports.run_valed(rundir, user, group)
+            await _have(nic, rundir, user, group or ports.group_for(user), view.uuid, running)
         except ValeError as exc:
             _note(rundir, f"domain {view.name}: {exc}")
             raise
@@ -97,10 +110,24 @@ async def start(view: DomainView, group: str, *, running: bool) -> None:
             _note(rundir, f"domain {view.name}: {line}")
 
 
+async def _have(
+    nic: PluggedPort,
+    rundir: Path,
+    user: tuple[int, int] | None,
+    group: str,
+    uuid: str,
+    running: bool,
+) -> None:
+    if nic.backend is Backend.VHOST_USER:
+        await ports.make_port(rundir, nic.port, user, group=group, owner=uuid, running=running)
+    else:
+        await ports.run_valed(rundir, user, group)
+
+
 async def release(view: DomainView) -> None:
     """Remove the ports of a domain that is gone."""
-    for nic in needs(view).nics:
-        if nic.backend is Backend.VHOST_USER:
+    for nic in agreed(view):
+        if nic.backend is Backend.VHOST_USER and nic.where.is_absolute():
             await ports.drop_port(nic.where, nic.port, owner=view.uuid)
             _note(nic.where, f"domain {view.name}: released port {nic.port}")
 
