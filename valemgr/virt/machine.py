@@ -12,6 +12,7 @@ import asyncio
 import grp
 import logging
 import os
+import shlex
 import socket
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 FOUND_SECONDS = 5.0  # until a process that runs is seen
 DEVICES = "/machine/peripheral"
+ENTER, READ = 1, 4  # bits of a mode
 
 
 class LibvirtMachine:
@@ -116,6 +118,7 @@ class LibvirtMachine:
         what = f"{self._who}: its QEMU"
         ident = await Deadline(FOUND_SECONDS).retry(what, self._ident, (ProcessLookupError,))
         self.argv = proc.command_line(ident.pid)
+        log.info("started by libvirt: %s", shlex.join(self.argv))
         self._link_log()
         process = proc.find(ident)
         if process is None:
@@ -221,7 +224,10 @@ class LibvirtMachine:
         return host.libvirt.user if host and host.libvirt else None
 
     def _check_access(self) -> None:
-        """Whether QEMU's user gets to all that it needs; libvirt gives it the files themselves."""
+        """Whether QEMU's user gets to all that it needs.
+
+        libvirt gives it the files that it knows of, as ever; a disk is on QEMU's command line only.
+        """
         plan, user = self._plan, self._user
         if user is None or plan.host is None:
             return
@@ -236,6 +242,11 @@ class LibvirtMachine:
         _check_way(self._folder.parent, user)
         for path in (emulator, *image.files):
             _check_way(path, user)
+        if image.disk and not _may(image.disk.path, user, READ):
+            raise EnvironmentUnfitError(
+                f"{self._who}: libvirt's QEMU is user {user[0]}, who may not read "
+                f"{image.disk.path}: 'chmod o+r {image.disk.path}'"
+            )
 
     def _hand_over(self) -> None:
         """Let QEMU's user have the guest's identity, and nothing else of the lab."""
@@ -294,7 +305,7 @@ class Monitor:
         await self.call(command, **arguments)
 
         async def attempt() -> None:
-            devices = await self.call("qom-list", path=DEVICES)
+            devices = await self._domain.monitor("qom-list", path=DEVICES)
             if any(device["name"] == data["device"] for device in devices):
                 raise GuestError(f"{data['device']} is still there")
 
@@ -361,13 +372,18 @@ async def _create(libvirt: Libvirt, xml: str) -> None:
 def _check_way(path: Path, user: tuple[int, int]) -> None:
     """Refuse a path that QEMU's user cannot get to."""
     for folder in reversed(path.parents):
-        status = folder.stat()
-        shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
-        if user[0] != 0 and not status.st_mode >> shift & 1:
+        if not _may(folder, user, ENTER):
             raise EnvironmentUnfitError(
                 f"libvirt's QEMU is user {user[0]}, who may not enter {folder}, so it cannot open "
                 f"{path}: 'chmod o+x {folder}', or have it elsewhere"
             )
+
+
+def _may(path: Path, user: tuple[int, int], bit: int) -> bool:
+    """By the mode alone, as ports.first_refusal."""
+    status = path.stat()
+    shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
+    return user[0] == 0 or bool(status.st_mode >> shift & bit)
 
 
 def _group_name(gid: int) -> str:
