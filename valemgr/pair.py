@@ -20,7 +20,7 @@ from valemgr.lifecycle import running as lab_running
 from valemgr.results import ResultStore
 from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir
-from valemgr.topology import Backend, NicModel, pair_lab
+from valemgr.topology import Backend, Engine, NicModel, pair_lab
 
 BASELINE = "stream"
 
@@ -38,6 +38,7 @@ class PairRequest:
     baseline: bool = False
     trials: int = 1
     image: str = "micro"
+    engine: Engine = Engine.QEMU
     accel: AccelChoice = AccelChoice.AUTO
     keep: bool = False
     timeout: float | None = None
@@ -83,7 +84,10 @@ class PairReport:
 
 async def run(request: PairRequest, say: Say) -> PairReport:
     """Launch the pair, measure, store, clean up."""
-    lab = pair_lab(request.switch, request.model, request.image, request.backend, request.baseline)
+    lab = pair_lab(
+        request.switch, request.model, request.image, request.backend, request.baseline,
+        request.engine,
+    )  # fmt: skip
     env = await environment.find(lab, request.accel)
     store = ResultStore()
     lab_dir = LabDir(lab.name)
