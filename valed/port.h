@@ -206,8 +206,8 @@ struct port {
     enum port_state state;
     const char *reason; /* why it was closed */
 
-    uid_t uid; /* of the peer that opened it */
-    pid_t pid;
+    uid_t uid; /* of the peer that opened it, or is connected */
+    pid_t pid; /* 0: nobody is */
     unsigned int users; /* descriptors that hold it open */
     bool exclusive;
     struct monitor *monitor; /* whose rings these are, in no switch (monitor.h); NULL: a port of a switch */

@@ -327,6 +327,8 @@ static void take_down(struct stream_port *sp)
     worker_set_kick(&sp->ring, -1);
     fdb_flush_port(&sp->port.sw->fdb, sp->port.index, false);
     qmp_event_port("PORT_DOWN", &sp->port, "closed by its peer");
+    sp->port.uid = 0; /* nobody is there: pid 0 says so */
+    sp->port.pid = 0;
     reclaim(free_peer, peer);
     reclaim(finish_down, sp);
 }

@@ -221,6 +221,8 @@ static void hang_up(struct vhost_port *vp, const char *reason)
         fdb_flush_port(&vp->port.sw->fdb, vp->port.index, false);
         qmp_event_port("PORT_DOWN", &vp->port, reason);
     }
+    vp->port.uid = 0; /* nobody is there: pid 0 says so */
+    vp->port.pid = 0;
     vhost_dev_update(vp, finish_stop);
     forward_room(&vp->port); /* frames for it are dropped now */
 }

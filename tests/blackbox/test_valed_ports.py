@@ -139,6 +139,7 @@ def test_stream_frames_arrive_byte_for_byte_both_ways(valed: Valed, connect: boo
     assert ports["vale1:s"]["tx"]["frames"] == ports["vale1:s"]["rx"]["frames"] == len(LENGTHS)
     assert ports["vale1:s"]["tx"]["bytes"] == ports["vale1:s"]["rx"]["bytes"] == sum(LENGTHS)
     assert ports["vale1:s"]["peer"]["pid"] == os.getpid()
+    eventually("nobody to be there", lambda: valed.qmp().port("vale1:s")["peer"]["pid"] == 0)
 
 
 def test_stream_frames_may_come_in_any_pieces(valed: Valed) -> None:

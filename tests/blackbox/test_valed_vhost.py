@@ -93,7 +93,9 @@ def test_front_end_that_comes_back_goes_on(valed: Valed, native: Port) -> None:
         eventually("descriptors to be closed", lambda: valed.fds() <= start)
         native.send([frame(BROADCAST, HOST)])
         native.flush()
-        assert valed.qmp().port("vale1:v")["tx"]["dropped"] == {"down": lap + 1}
+        port = valed.qmp().port("vale1:v")
+        assert port["tx"]["dropped"] == {"down": lap + 1}
+        assert port["peer"] == {"uid": 0, "pid": 0}
         valed.clients.pop().__exit__(None, None, None)
 
 
