@@ -29,16 +29,9 @@ from pydantic import (
 
 from valemgr import units
 from valemgr.errors import UsageError
-from valemgr.names import check_label, parse_port
-from valemgr.topology import (
-    NIC_NAME,
-    Backend,
-    Engine,
-    NicModel,
-    Provider,
-    canonical_switch,
-    checked_mac,
-)
+from valemgr.names import check_label, checked_mac, parse_port
+from valemgr.topology import NIC_NAME, canonical_switch
+from valemgr.words import Backend, Engine, NicModel, Provider
 from valemgr.yamlfile import Float, Int
 
 MEMORY_MIN, MEMORY_MAX = 32, 1 << 20  # MiB

@@ -142,7 +142,7 @@ def pair(
     from valemgr import pair as pairs
     from valemgr.lablog import lab_log
     from valemgr.names import parse_switch
-    from valemgr.topology import Backend, NicModel
+    from valemgr.words import Backend, NicModel
 
     request = pairs.PairRequest(
         switch=parse_switch(switch),

@@ -15,10 +15,11 @@ from valemgr.output import Column, Format, emit, render
 
 if TYPE_CHECKING:
     from valemgr.names import PortName
-    from valemgr.topology import Backend, Lab
+    from valemgr.topology import Lab
     from valemgr.virt.attach import Scope
     from valemgr.virt.connection import Libvirt
     from valemgr.virt.inventory import PluggedNic
+    from valemgr.words import Backend
 
 T = TypeVar("T")
 
@@ -273,7 +274,7 @@ def _on(uri: str | None, work: "Callable[[Libvirt], Awaitable[T]]") -> T:
 
 
 def _backend(text: str) -> "Backend":
-    from valemgr.topology import Backend
+    from valemgr.words import Backend
 
     how = one_of("--backend", Backend, text)
     if how not in (Backend.VHOST_USER, Backend.NETMAP):
@@ -298,7 +299,7 @@ def _port(text: str) -> "PortName":
 
 
 def _mac(text: str | None) -> str | None:
-    from valemgr.topology import checked_mac
+    from valemgr.names import checked_mac
 
     try:
         return checked_mac(text.lower(), text) if text else None

@@ -12,8 +12,9 @@ from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError
 from valemgr.plan import LibvirtHost
 from valemgr.tasks import together
-from valemgr.topology import Engine, Guest, Lab, Provider
+from valemgr.topology import Guest, Lab
 from valemgr.wiring import KERNEL_DEVICE
+from valemgr.words import Engine, Provider
 
 QEMU_MIB = 40  # what a QEMU takes beside its guest's memory
 

@@ -33,9 +33,10 @@ from valemgr.plan import GuestPlan, PlannedNic, guest_files, identity
 from valemgr.ssh import SshSession, SshTarget
 from valemgr.state import LAUNCHED, READY, SET_UP, GuestState, LabDir, NicState
 from valemgr.text import harmless, last_line, tail
-from valemgr.topology import Backend, Condition, Nic, Provider
+from valemgr.topology import Condition, Nic
 from valemgr.virt.domain import guest_uuid
 from valemgr.wiring import Wire
+from valemgr.words import Backend, Provider
 
 log = logging.getLogger(__name__)
 

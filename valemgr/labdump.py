@@ -12,18 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from valemgr import units
-from valemgr.topology import (
-    Condition,
-    Guest,
-    Impair,
-    Impairment,
-    Lab,
-    Nic,
-    Provider,
-    Switch,
-    Test,
-    UdpTest,
-)
+from valemgr.topology import Condition, Guest, Impair, Impairment, Lab, Nic, Switch, Test, UdpTest
+from valemgr.words import Provider
 
 Said = dict[str, Any]
 

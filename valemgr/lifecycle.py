@@ -23,8 +23,9 @@ from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir, LabState, all_labs, claims
 from valemgr.switchd import Switchd
 from valemgr.tasks import together, uninterrupted
-from valemgr.topology import Lab, Provider, Switch
+from valemgr.topology import Lab, Switch
 from valemgr.virt.domain import guest_uuid
+from valemgr.words import Provider
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@
 Each half is at most 15 characters; `vale` counts as part of the switch's half.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -65,6 +66,21 @@ def check_label(kind: str, text: str) -> str:
             f"'{text}' is not a {kind} name: letters, digits, - and _ (inside), at most 32"
         )
     return text
+
+
+def checked_mac(mac: str, said: str) -> str:
+    """A MAC of a NIC in the form that a Lab has; `said`: what was written, for the message."""
+    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
+        raise ValueError(f"'{said}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
+    if int(mac[:2], 16) & 1:
+        raise ValueError(f"MAC {mac} is a group address: its first byte must be even")
+    return mac
+
+
+def mac_for(lab: str, guest: str, nic: str, attempt: int = 0) -> str:
+    """A stable MAC in QEMU's range."""
+    digest = hashlib.sha256(f"{lab}/{guest}/{nic}/{attempt}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
 def _first_release_form(text: str) -> PortName:

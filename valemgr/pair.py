@@ -20,7 +20,8 @@ from valemgr.lifecycle import running as lab_running
 from valemgr.results import ResultStore
 from valemgr.runner import RunningLab, RunOptions, Say
 from valemgr.state import LabDir
-from valemgr.topology import Backend, Engine, NicModel, pair_lab
+from valemgr.topology import pair_lab
+from valemgr.words import Backend, Engine, NicModel
 
 BASELINE = "stream"
 

@@ -14,7 +14,6 @@ One guest, as QEMU sees it:
     fw_cfg, seed  the guest's identity: opt/org.vale/guest, or a NoCloud volume for cloud-init
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from typing import Any
 from valemgr.emulator import Emulator
 from valemgr.errors import ValeError
 from valemgr.image import Disk, Identity, Image
+from valemgr.names import mac_for
 from valemgr.segments import neighbours
-from valemgr.topology import MGMT, Backend, Guest, Lab, Nic, Provider
+from valemgr.topology import MGMT, Guest, Lab, Nic
 from valemgr.wiring import Place, Wire, choose, option, wire
+from valemgr.words import Backend, Provider
 from valemgr.xdg import socket_path
 
 MGMT_ADDRESS = "10.0.2.15/24"
@@ -175,8 +176,14 @@ def plan_nic(lab: Lab, guest: Guest, nic: Nic, slot: int | None, host: Host) -> 
 def wire_nic(guest: Guest, planned: PlannedNic, host: Host) -> Wire:
     """Describe a NIC for QEMU and valed."""
     return wire(
-        guest.name, planned.nic, planned.backend or Backend.STREAM, planned.slot, planned.provider,
-        host.emulators[guest.qemu], host.accelerator, host.place,
+        guest.name,
+        planned.nic,
+        planned.backend or Backend.STREAM,
+        planned.slot,
+        planned.provider,
+        host.emulators[guest.qemu],
+        host.accelerator,
+        host.place,
     )
 
 
@@ -196,12 +203,6 @@ def guest_files(lab_dir: Path, guest: str) -> GuestFiles:
         identity=lab_dir / f"{guest}.json",
         seed=lab_dir / f"{guest}.seed",
     )
-
-
-def mac_for(lab: str, guest: str, nic: str, attempt: int = 0) -> str:
-    """A stable MAC in QEMU's range."""
-    digest = hashlib.sha256(f"{lab}/{guest}/{nic}/{attempt}".encode()).digest()
-    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
 def _shares_memory(guest: Guest, nics: tuple[PlannedNic, ...], host: Host) -> bool:

@@ -43,7 +43,9 @@ def vale_place() -> Iterator[Path]:
         place = Path(name)
         with pytest.MonkeyPatch.context() as patch:
             for variable, folder in (
-                ("XDG_RUNTIME_DIR", "r"), ("XDG_STATE_HOME", "s"), ("VALE_RUNDIR", "v"),
+                ("XDG_RUNTIME_DIR", "r"),
+                ("XDG_STATE_HOME", "s"),
+                ("VALE_RUNDIR", "v"),
             ):
                 (place / folder).mkdir(mode=0o700)
                 patch.setenv(variable, str(place / folder))
@@ -64,7 +66,8 @@ def vale_lab(request: pytest.FixtureRequest, vale_place: Path) -> "Iterator[Sync
 @pytest.fixture(scope="module")
 def vale_pair(request: pytest.FixtureRequest, vale_place: Path) -> "Iterator[SyncLab]":
     """Two guests on one switch, up and ready."""
-    from valemgr.topology import Backend, NicModel, pair_lab
+    from valemgr.topology import pair_lab
+    from valemgr.words import Backend, NicModel
 
     marker = request.node.get_closest_marker("vale_pair")
     wanted: dict[str, Any] = dict(marker.kwargs) if marker else {}

@@ -15,7 +15,8 @@ from typing import Any
 
 from valemgr import units
 from valemgr.segments import neighbours
-from valemgr.topology import Backend, Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.topology import Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.words import Backend
 
 _OF_MACHINE = ("image", "qemu", "cpus", "memory_mib", "spare")
 _OF_WIRE = ("port", "cable", "backend", "model", "queues", "mac")
@@ -129,9 +130,7 @@ def compare_guest(
         impair=tuple(
             have[c.new.name]
             for c in stay
-            if any(
-                nic.impair != c.new.impair for nic in (had[c.new.name], *_tried(c.new, tried))
-            )
+            if any(nic.impair != c.new.impair for nic in (had[c.new.name], *_tried(c.new, tried)))
         ),
         notes=tuple(
             f"{what} changed: it takes effect when the guest is started anew"

@@ -20,7 +20,7 @@ from valemgr.errors import TopologyError, UsageError
 from valemgr.findings import suggest
 from valemgr.image import DISK_SUFFIXES
 from valemgr.names import PORTS_MAX, check_label
-from valemgr.topology import Backend, Provider
+from valemgr.words import Backend, Provider
 from valemgr.yamlfile import Document, KeyPath
 
 GUEST_KEYS = {"image": "image", "qemu": "qemu", "cpus": "cpus", "memory": "memory_mib",
@@ -140,8 +140,7 @@ def _layers(sheet: Sheet) -> dict[str, list[Layer]]:
 def _layer(sheet: Sheet, path: KeyPath, keys: authoring.GuestKeys) -> Layer:
     files = [_file(sheet, (*path, "files", index), file) for index, file in enumerate(keys.files)]
     ready = [
-        _condition(sheet, (*path, "ready", index), one)
-        for index, one in enumerate(keys.ready)
+        _condition(sheet, (*path, "ready", index), one) for index, one in enumerate(keys.ready)
     ]
     return Layer(keys, tuple(f for f in files if f), tuple(c for c in ready if c))
 

@@ -32,8 +32,9 @@ from valemgr.state import SET_UP, GuestState, LabDir, LabState
 from valemgr.switchd import PortStats, Switchd
 from valemgr.tasks import together, uninterrupted, unless
 from valemgr.text import last_line
-from valemgr.topology import Backend, Guest, Impair, Lab, Nic, Provider, Switch, listeners
+from valemgr.topology import Guest, Impair, Lab, Nic, Switch, listeners
 from valemgr.wiring import Place, Wire
+from valemgr.words import Backend, Provider
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from valemgr.names import check_label, parse_port, parse_switch
+from valemgr.names import check_label, checked_mac, parse_port, parse_switch
+from valemgr.words import Backend, Engine, NicModel, Provider
 
 NIC_NAME = r"^[a-zA-Z][a-zA-Z0-9_-]{0,14}$"  # of a Linux interface, and of a QEMU object
 MGMT = "mgmt"
@@ -34,40 +34,6 @@ SWITCH_DEFAULTS: dict[str, bool | int | str] = {
     "p2p": False, "age": 300, "cap": 1024, "overflow": "drop", "wait-limit": 20,
 }  # fmt: skip
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-class NicModel(StrEnum):
-    """NIC models that the images have drivers for."""
-
-    VIRTIO = "virtio-net-pci"
-    E1000 = "e1000"
-    E1000E = "e1000e"
-    RTL8139 = "rtl8139"
-    VMXNET3 = "vmxnet3"
-    PCNET = "pcnet"
-
-
-class Backend(StrEnum):
-    """How a guest's NIC reaches its port."""
-
-    AUTO = "auto"
-    NETMAP = "netmap"
-    VHOST_USER = "vhost-user"
-    STREAM = "stream"
-
-
-class Engine(StrEnum):
-    """Who runs a lab's QEMUs: we, or libvirt."""
-
-    QEMU = "qemu"
-    LIBVIRT = "libvirt"
-
-
-class Provider(StrEnum):
-    """Who implements a switch."""
-
-    USER = "user"
-    KERNEL = "kernel"
 
 
 def _canonical_port(text: str) -> str:
@@ -85,15 +51,6 @@ def _interface(text: str) -> str:
 
 def _lower_mac(text: str) -> str:
     return checked_mac(text.lower(), text)
-
-
-def checked_mac(mac: str, said: str) -> str:
-    """A MAC of a NIC in the form that a Lab has; `said`: what was written, for the message."""
-    if not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
-        raise ValueError(f"'{said}' is not a MAC address: six bytes in hex, as 52:54:00:00:00:01")
-    if int(mac[:2], 16) & 1:
-        raise ValueError(f"MAC {mac} is a group address: its first byte must be even")
-    return mac
 
 
 PortField = Annotated[str, AfterValidator(_canonical_port)]

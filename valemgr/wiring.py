@@ -18,7 +18,8 @@ from typing import Any
 from valemgr.emulator import STREAM_SINCE, Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
 from valemgr.locate import remedy
-from valemgr.topology import Backend, Nic, NicModel, Provider
+from valemgr.topology import Nic
+from valemgr.words import Backend, NicModel, Provider
 from valemgr.xdg import socket_path
 
 KERNEL_DEVICE = "/dev/netmap"
@@ -88,8 +89,14 @@ def choose(nic: Nic, provider: Provider, emulator: Emulator, accelerator: str) -
 
 
 def wire(
-    guest: str, nic: Nic, backend: Backend, slot: int | None, provider: Provider,
-    emulator: Emulator, accelerator: str, place: Place,
+    guest: str,
+    nic: Nic,
+    backend: Backend,
+    slot: int | None,
+    provider: Provider,
+    emulator: Emulator,
+    accelerator: str,
+    place: Place,
 ) -> Wire:
     """Describe a NIC; `slot` is its root port, None: directly on the root bus."""
     made = _cable(nic, place)
@@ -133,9 +140,7 @@ def _check_kernel(nic: Nic, backend: Backend) -> None:
             f"NIC {nic.name}: the kernel's switch takes backend netmap only, not {backend}"
         )
     if nic.impair.into or nic.impair.out:
-        raise UsageError(
-            f"NIC {nic.name}: the kernel's switch cannot impair: use provider: user"
-        )
+        raise UsageError(f"NIC {nic.name}: the kernel's switch cannot impair: use provider: user")
 
 
 def lacks_msix(emulator: Emulator, accelerator: str) -> bool:

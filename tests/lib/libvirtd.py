@@ -119,7 +119,7 @@ def why_not(*, session: bool = False) -> str:
 def _kvm_group() -> str:
     """As Debian has it: libvirt asks every emulator anew, always, if its user may not use KVM."""
     try:
-        gid = os.stat("/dev/kvm").st_gid
+        gid = Path("/dev/kvm").stat().st_gid
     except OSError:
         return ""
     return f"kvm:x:{gid}:libvirt-qemu\n" if gid else ""

@@ -14,7 +14,8 @@ from valemgr.emulator import Emulator
 from valemgr.environment import QEMU_MIB, Environment, available_mib, check_memory, find
 from valemgr.errors import EnvironmentUnfitError
 from valemgr.image import DISK_BOOT_SECONDS, Disk, DiskFormat, Identity
-from valemgr.topology import Guest, Lab, Nic, Provider, Switch
+from valemgr.topology import Guest, Lab, Nic, Switch
+from valemgr.words import Provider
 
 pytestmark = pytest.mark.unit
 

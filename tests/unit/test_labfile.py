@@ -15,7 +15,8 @@ from valemgr import yamlfile
 from valemgr.errors import EnvironmentUnfitError, TopologyError, UsageError
 from valemgr.labfile import dump_lab, find_lab_file, load_lab, parse_lab
 from valemgr.labschema import schema
-from valemgr.topology import Lab, NicModel, Provider, pair_lab
+from valemgr.topology import Lab, pair_lab
+from valemgr.words import NicModel, Provider
 
 pytestmark = pytest.mark.unit
 

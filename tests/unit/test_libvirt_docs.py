@@ -10,9 +10,9 @@ import pytest
 
 from lib.libvirtd import find
 from valemgr.names import parse_port
-from valemgr.topology import Backend
 from valemgr.virt.domxml import DomainView
 from valemgr.virt.portxml import interface
+from valemgr.words import Backend
 
 VALIDATE = find("virt-xml-validate")
 PAGE = (Path(__file__).parents[2] / "docs" / "libvirt.md").read_text()

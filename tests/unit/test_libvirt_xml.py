@@ -11,10 +11,10 @@ from lib.libvirtd import find
 from valemgr.emulator import Emulator
 from valemgr.errors import UsageError
 from valemgr.names import PortName, parse_port
-from valemgr.topology import Backend
 from valemgr.virt import mending
 from valemgr.virt.domxml import DomainView, base_label, has_passt, parse_dac
 from valemgr.virt.portxml import MappedPort, interface, ports_element, stable_mac, text_of
+from valemgr.words import Backend
 
 pytestmark = pytest.mark.unit
 

@@ -12,18 +12,11 @@ from pydantic import ValidationError
 from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
 from valemgr.image import Disk, DiskFormat, Identity, Image
-from valemgr.plan import (
-    GuestPlan,
-    Host,
-    guest_files,
-    identity,
-    mac_for,
-    pin,
-    plan_guest,
-    plan_nic,
-)
-from valemgr.topology import Backend, Guest, Lab, Nic, NicModel, pair_lab
+from valemgr.names import mac_for
+from valemgr.plan import GuestPlan, Host, guest_files, identity, pin, plan_guest, plan_nic
+from valemgr.topology import Guest, Lab, Nic, pair_lab
 from valemgr.wiring import Place
+from valemgr.words import Backend, NicModel
 
 pytestmark = pytest.mark.unit
 

@@ -19,20 +19,8 @@ from valemgr.reconcile import (
     describe,
     neighbour_changes,
 )
-from valemgr.topology import (
-    Backend,
-    Cable,
-    Condition,
-    File,
-    Guest,
-    Impair,
-    Impairment,
-    Lab,
-    Nic,
-    NicModel,
-    Provider,
-    Switch,
-)
+from valemgr.topology import Cable, Condition, File, Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.words import Backend, NicModel, Provider
 
 pytestmark = pytest.mark.unit
 

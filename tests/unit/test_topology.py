@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from valemgr.errors import UsageError
 from valemgr.topology import (
-    Backend,
     Cable,
     Condition,
     Guest,
@@ -16,12 +15,12 @@ from valemgr.topology import (
     Impairment,
     Lab,
     Nic,
-    NicModel,
     Switch,
     link_switch,
     pair_lab,
     start_order,
 )
+from valemgr.words import Backend, NicModel
 
 pytestmark = pytest.mark.unit
 

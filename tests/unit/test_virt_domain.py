@@ -14,10 +14,11 @@ from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError, UsageError
 from valemgr.image import Disk, DiskFormat, Identity, Image
 from valemgr.plan import GuestPlan, Host, LibvirtHost, pin, plan_guest
-from valemgr.topology import Backend, Guest, Lab, Nic, NicModel, pair_lab
+from valemgr.topology import Guest, Lab, Nic, pair_lab
 from valemgr.virt import domain
 from valemgr.virt.domxml import DomainView
 from valemgr.wiring import Place
+from valemgr.words import Backend, NicModel
 
 pytestmark = pytest.mark.unit
 

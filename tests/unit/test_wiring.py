@@ -9,8 +9,9 @@ import pytest
 
 from valemgr.emulator import Emulator, parse_version
 from valemgr.errors import EnvironmentUnfitError, UsageError, ValeError
-from valemgr.topology import Backend, Cable, Impair, Impairment, Nic, NicModel, Provider
+from valemgr.topology import Cable, Impair, Impairment, Nic
 from valemgr.wiring import Place, Wire, choose, option, wire
+from valemgr.words import Backend, NicModel, Provider
 
 pytestmark = pytest.mark.unit
 

@@ -19,18 +19,9 @@ from typing import Any
 
 from valemgr.output import SCHEMA_VERSION
 from valemgr.text import harmless
-from valemgr.topology import (
-    Backend,
-    Guest,
-    Impair,
-    Impairment,
-    Lab,
-    Nic,
-    NicModel,
-    Provider,
-    Switch,
-)
+from valemgr.topology import Guest, Impair, Impairment, Lab, Nic, Switch
 from valemgr.units import write_duration, write_rate, write_size
+from valemgr.words import Backend, NicModel, Provider
 
 
 class EdgeKind(StrEnum):

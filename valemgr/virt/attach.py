@@ -22,7 +22,6 @@ from valemgr.emulator import Emulator
 from valemgr.errors import EnvironmentUnfitError, GuestError, LibvirtError, UsageError, ValeError
 from valemgr.names import PortName
 from valemgr.tasks import uninterrupted
-from valemgr.topology import Backend
 from valemgr.virt import mending, ports
 from valemgr.virt.connection import (
     CLOSED,
@@ -45,6 +44,7 @@ from valemgr.virt.portxml import (
     stable_mac,
     text_of,
 )
+from valemgr.words import Backend
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from valemgr.errors import UsageError
 from valemgr.image import Image
-from valemgr.names import parse_port
+from valemgr.names import mac_for, parse_port
 from valemgr.plan import (
     DISK_DEVICE,
     FW_CFG_NAME,
@@ -35,13 +35,12 @@ from valemgr.plan import (
     Host,
     PlannedNic,
     disk_drive,
-    mac_for,
     mgmt_device,
     plan_nic,
     seed_drive,
     wire_nic,
 )
-from valemgr.topology import MGMT, Backend, Guest, Lab, Nic, NicModel
+from valemgr.topology import MGMT, Guest, Lab, Nic
 from valemgr.virt.domxml import NO_VECTORS
 from valemgr.virt.portxml import (
     QEMU_NAMESPACE,
@@ -52,6 +51,7 @@ from valemgr.virt.portxml import (
     text_of,
 )
 from valemgr.wiring import Wire, lacks_msix, option
+from valemgr.words import Backend, NicModel
 
 LAB_PREFIX, LAB_NAMESPACE = "vale-lab", "urn:vale:lab:1"
 FREE_PORTS = 4  # for NICs that are attached later

@@ -13,8 +13,8 @@ from typing import Any
 
 from valemgr.errors import UsageError
 from valemgr.names import PortName, parse_port
-from valemgr.topology import Backend
 from valemgr.virt.portxml import QEMU_NAMESPACE, MappedPort, parse, read_ports
+from valemgr.words import Backend
 
 NO_VECTORS = "virtio-net-pci.vectors=0"
 

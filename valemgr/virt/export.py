@@ -10,10 +10,11 @@ from valemgr.accel import AccelChoice
 from valemgr.emulator import STOCK
 from valemgr.names import PortName
 from valemgr.plan import Host, pin
-from valemgr.topology import Backend, Guest, Lab
+from valemgr.topology import Guest, Lab
 from valemgr.virt.domain import domain_name, persistent
 from valemgr.virt.portxml import interface, stable_mac, text_of
 from valemgr.wiring import Place, lacks_msix
+from valemgr.words import Backend
 
 
 @dataclass(frozen=True, slots=True)

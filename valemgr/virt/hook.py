@@ -24,10 +24,10 @@ from pathlib import Path
 
 from valemgr import switchd
 from valemgr.errors import UsageError, ValeError
-from valemgr.topology import Backend
 from valemgr.virt import ports
 from valemgr.virt.domxml import DomainView, PluggedPort
 from valemgr.virt.portxml import MappedPort
+from valemgr.words import Backend
 
 START, RECONNECT, RELEASE = "start", "reconnect", "release"
 NETMAP_SOCKET = "netmap.sock"

@@ -15,10 +15,10 @@ from valemgr import switchd
 from valemgr.deadline import Deadline
 from valemgr.errors import EnvironmentUnfitError, LibvirtError, UsageError
 from valemgr.switchd import PortStats
-from valemgr.topology import Backend
 from valemgr.virt import connection
 from valemgr.virt.connection import CLOSED, Domain, DomainEvent, Libvirt
 from valemgr.virt.domxml import DomainView, PluggedPort
+from valemgr.words import Backend
 
 RETURN_SECONDS = 3600.0  # for libvirtd, to come back
 SETTLE_SECONDS = 0.2  # events come in groups: a domain that starts tells five things

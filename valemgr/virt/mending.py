@@ -13,10 +13,10 @@ from copy import deepcopy
 
 from valemgr.emulator import Emulator
 from valemgr.names import PortName
-from valemgr.topology import Backend
 from valemgr.virt.domxml import NO_VECTORS, DomainView
 from valemgr.virt.portxml import NAMESPACE, QEMU_NAMESPACE, MappedPort, ports_element
 from valemgr.wiring import lacks_msix
+from valemgr.words import Backend
 
 SPARE = 2  # root ports that stay free for NICs to come
 

@@ -22,9 +22,7 @@ from itertools import count
 from pathlib import Path
 
 from valemgr.errors import UsageError
-from valemgr.names import PortName, parse_port
-from valemgr.plan import mac_for
-from valemgr.topology import checked_mac
+from valemgr.names import PortName, checked_mac, mac_for, parse_port
 from valemgr.xdg import socket_path
 
 PREFIX, NAMESPACE = "vale", "urn:vale:ports:1"
