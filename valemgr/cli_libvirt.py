@@ -47,7 +47,7 @@ LiveOption = Annotated[bool, typer.Option("--live", help="The running domain.")]
 ConfigOption = Annotated[bool, typer.Option("--config", help="What it starts with next.")]
 DirOption = Annotated[
     Path | None,
-    typer.Option("--dir", help="libvirt's hooks/qemu.d.", show_default="the system's, or yours"),
+    typer.Option("--dir", help="libvirt's hooks/qemu.d.", show_default="/etc/libvirt/hooks/qemu.d"),
 ]
 
 LIST_COLUMNS = (

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.unit
 
 MAC = "52:54:00:00:00:01"
 OPERATIONS = ("prepare", "start", "started", "stopped", "release", "reconnect", "migrate")
-OURS = ("start", "reconnect", "release")
+OURS = ("prepare", "start", "reconnect", "release")
+FATAL = ("prepare", "start")
 
 
 def xml(listed: str = "vale1:a", socket: str = "/run/vale/vale1:a", arguments: str = "") -> str:
@@ -175,7 +176,7 @@ def test_python_gets_the_xml_and_fails_a_start_only(
     path = hookfile.install(tmp_path / "qemu.d", "")
     text = xml() + "<!-- $HOME `id` \\ ' \" -->\n" * 3000
     done = call(path, operation, text)
-    assert (done.returncode, done.stdout) == (operation == "start", "")
+    assert (done.returncode, done.stdout) == (operation in FATAL, "")
     called = tmp_path / "called"
     if operation in OURS:
         words = f"-P -m valemgr.virt.hook  d {operation} begin -"
@@ -192,11 +193,22 @@ def test_valemgr_that_is_gone_is_said_and_fails_a_start_only(
     python.unlink()
     assert call(path, operation, xml().replace(NAMESPACE, "x")).returncode == 0
     done = call(path, operation, xml())
-    assert (done.returncode, done.stdout) == (operation == "start", "")
+    assert (done.returncode, done.stdout) == (operation in FATAL, "")
     assert done.stderr.count("\n") == (operation in OURS)
     if operation in OURS:
         assert f"{python} or " in done.stderr
         assert "valemgr libvirt remove-hook" in done.stderr
+
+
+def test_start_is_ours_only_where_no_group_says_who_qemu_is(
+    tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hookfile, "_checked", lambda group: group)
+    path = hookfile.install(tmp_path / "qemu.d", "qemus")
+    assert call(path, "start", xml()).returncode == 0
+    assert not (tmp_path / "called").exists()
+    assert call(path, "prepare", xml()).returncode == 1
+    assert (tmp_path / "called").read_text().startswith("-P -m valemgr.virt.hook qemus d prepare")
 
 
 def test_real_python_refuses_in_one_line(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 
     python -m valemgr.virt.hook GROUP DOMAIN OPERATION …    the domain's XML on stdin
 
-    start      before QEMU is: valed runs, the ports are there and free, QEMU may connect to them;
-               else the domain does not start, and libvirt shows our line. Not `prepare`: only now
-               the XML says who QEMU will run as
+    prepare    before QEMU is: valed runs, the ports are there and free, QEMU may connect to them;
+               else the domain does not start, and libvirt shows our line
+    start      the same again where no group says who QEMU will be: only now the XML does
     reconnect  libvirtd is back: a port that vanished is made again. It never fails: libvirt would
                end the guest
     release    the domain has ended, or did not start: its ports go
@@ -29,7 +29,7 @@ from valemgr.virt.domxml import DomainView, PluggedPort
 from valemgr.virt.portxml import MappedPort
 from valemgr.words import Backend
 
-START, RECONNECT, RELEASE = "start", "reconnect", "release"
+PREPARE, START, RECONNECT, RELEASE = "prepare", "start", "reconnect", "release"
 NETMAP_SOCKET = "netmap.sock"
 
 
@@ -150,7 +150,7 @@ def main() -> int:
         asyncio.run(run(operation, text, group if os.geteuid() == 0 else ""))
     except (ValeError, OSError) as exc:
         _complain(f"domain {domain}: {exc}")
-        return int(operation == START)
+        return int(operation in (PREPARE, START))
     return 0
 
 

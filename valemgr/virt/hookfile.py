@@ -29,16 +29,21 @@ _TEXT = """\
 python={python}
 module={module}
 group={group}
+is_fatal() {{ [ "$1" = prepare ] || [ "$1" = start ]; }}
 xml=$(cat)
-case $2 in start | reconnect | release) ;; *) exit 0 ;; esac
+case $2 in
+prepare | reconnect | release) ;;
+start) [ -z "$group" ] || exit 0 ;; # who QEMU will run as is only now in the XML
+*) exit 0 ;;
+esac
 case $xml in *{namespace}*) ;; *) exit 0 ;; esac
 if [ ! -x "$python" ] || [ ! -r "$module" ]; then
     echo "vale: domain $1 is to have VALE ports, but $python or $module is gone: install valemgr" \\
         "and run 'valemgr libvirt install-hook', or 'valemgr libvirt remove-hook' (rm $0)" >&2
-    [ "$2" != start ]
-    exit
+    is_fatal "$2" && exit 1
+    exit 0
 fi
-{exports}"$python" -P -m valemgr.virt.hook "$group" "$@" << END || [ "$2" != start ]
+{exports}"$python" -P -m valemgr.virt.hook "$group" "$@" << END || ! is_fatal "$2"
 $xml
 END
 """
