@@ -55,8 +55,8 @@ class LibvirtHost:
     """The libvirt that runs a lab's QEMUs."""
 
     uri: str
-    user: tuple[int, int] | None = None  # uid and gid of its QEMUs, where they are not ours
-    group: str = ""  # that gid's name: valed lets it in
+    user: tuple[int, int] | None = None  # uid and gid of its QEMUs; None: ours, as in a session
+    group: str = ""  # that valed is to let in
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,7 @@ def test_what_is_missing_or_taken_is_said_in_a_line(system: Inside) -> None:
 
     done = finish(system.python("-c", NO_LIBVIRT, "up", file))
     assert done.returncode == 4
-    assert "libvirt-python is not installed: pip install 'valemgr[libvirt]'" in done.stderr
+    assert "libvirt-python is not installed: " in done.stderr
 
     system.env["LIBVIRT_DEFAULT_URI"] = "qemu+unix:///system?socket=/run/nobody"
     try:

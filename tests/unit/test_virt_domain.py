@@ -56,7 +56,9 @@ VHOST = Nic(name="eth0", port="vale1:a", backend=Backend.VHOST_USER)
 
 
 def on(accelerator: str = "tcg", emulator: Emulator = OURS) -> Host:
-    return replace(host(accelerator, emulator), libvirt=LibvirtHost("qemu:///system"))
+    return replace(
+        host(accelerator, emulator), libvirt=LibvirtHost("qemu:///system", (64055, 64055))
+    )
 
 
 HOST = on()

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from valemgr.deadline import Deadline
 from valemgr.errors import EnvironmentUnfitError, LibvirtError, NoDomainError, UsageError
 from valemgr.virt.bridge import Bridge
 
 T = TypeVar("T")
 
 SYSTEM, SESSION = "qemu:///system", "qemu:///session"
+ANSWER_SECONDS, CLOSE_SECONDS = 15.0, 1.0
 CLOSED = "closed"  # the event that says that libvirtd is gone
 DEVICE_REMOVED, METADATA_CHANGED = "device-removed", "metadata-changed"
 _LIFECYCLE = (
@@ -198,14 +200,16 @@ async def connect(uri: str | None = None) -> AsyncIterator[Libvirt]:
     lib = _library()
     wanted = uri or default_uri()
     try:
-        raw = await _thread().call(lib.open, wanted)
+        opening = _thread().call(lib.open, wanted)
+        raw = await Deadline(ANSWER_SECONDS).wait(f"answer of libvirtd at {wanted}", opening)
     except LibvirtError as exc:
         advice = _advice(str(exc))
         raise EnvironmentUnfitError(f"cannot connect to {wanted}: {exc}{advice}") from exc
     try:
         yield Libvirt(wanted, raw)
     finally:
-        await _thread().call(_close, raw)
+        closing = asyncio.ensure_future(_thread().call(_close, raw))
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)  # it may hang, and we go on
 
 
 def default_uri() -> str:

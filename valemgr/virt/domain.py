@@ -73,6 +73,8 @@ def transient(plan: GuestPlan, forwarded: int = 0) -> str:
     ET.SubElement(metadata, f"{{{LAB_NAMESPACE}}}lab", name=plan.lab, guest=plan.name)
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         ET.SubElement(root, event).text = "destroy"
+    if host.libvirt and host.libvirt.user:
+        _add_label(root, host.libvirt.user)
     devices = _devices(root)
     devices.append(_serial(str(plan.files.console_log)))
     words = _add_identity(root, plan, host.images[guest.image])
@@ -198,6 +200,12 @@ def _base(name: str, guest: Guest, host: Host, slots: int, *, shares_memory: boo
     rng.append(RNG.element())
     ET.SubElement(devices, "memballoon", model="none")
     return root
+
+
+def _add_label(root: ET.Element, user: tuple[int, int]) -> None:
+    """QEMU is whoever libvirt makes it, but gets no files for its own: images are for all."""
+    label = ET.SubElement(root, "seclabel", type="static", model="dac", relabel="no")
+    ET.SubElement(label, "label").text = f"+{user[0]}:+{user[1]}"
 
 
 def _add_system(root: ET.Element, image: Image) -> None:

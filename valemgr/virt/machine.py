@@ -3,24 +3,20 @@
 
 A connection is held for one step, so that nothing breaks when libvirtd is restarted meanwhile. A
 domain is found by its UUID, which its lab's directory and its name say.
-
-QEMU may be another user's (system mode). That one may then enter the lab's directory, and has one
-file there that it can read: the guest's identity.
 """
 
 import asyncio
-import grp
 import logging
 import os
 import shlex
 import socket
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from valemgr import hotplug, proc
+from valemgr import hotplug, machine, proc
 from valemgr.deadline import Deadline
 from valemgr.emulator import Emulator
 from valemgr.errors import (
@@ -30,14 +26,15 @@ from valemgr.errors import (
     LibvirtError,
     NoDomainError,
     ValeError,
+    WaitTimeoutError,
 )
 from valemgr.machine import Streams, forwarded_port
 from valemgr.plan import GuestPlan, LibvirtHost, PlannedNic
 from valemgr.qmpclient import QmpFailed
 from valemgr.tasks import uninterrupted
 from valemgr.text import tail
-from valemgr.virt import ports
-from valemgr.virt.connection import DEVICE_REMOVED, Domain, Libvirt, connect
+from valemgr.virt import access
+from valemgr.virt.connection import CLOSED, DEVICE_REMOVED, Domain, Libvirt, connect
 from valemgr.virt.domain import (
     domain_name,
     domain_type,
@@ -56,7 +53,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 FOUND_SECONDS = 5.0  # until a process that runs is seen
 DEVICES = "/machine/peripheral"
-ENTER, READ = 1, 4  # bits of a mode
 
 
 class LibvirtMachine:
@@ -73,7 +69,7 @@ class LibvirtMachine:
     async def check(self) -> None:
         """Refuse what libvirt or its user could not do."""
         transient(self._plan)
-        self._check_access()
+        access.check(self._plan)
         async with connect(self._plan.libvirt) as libvirt:
             await self._check_management(libvirt)
             await self._check_name(libvirt)
@@ -105,25 +101,34 @@ class LibvirtMachine:
         return host.emulators[self._plan.spec.qemu] if host else None
 
     async def start(self) -> proc.Process:
-        self._hand_over()
+        access.check_ports(self._plan, zip(self._plan.nics, self._plan.wires, strict=True))
+        access.hand_over(self._plan)
         plan = self._plan
         if self._emulator and not self._emulator.has_user:
             self._forwarded = _free_port()
-        async with connect(plan.libvirt) as libvirt:
-            log.info("%s: domain %s at %s", self._who, self._uuid, libvirt.uri)
-            try:
-                await _create(libvirt, transient(plan, self._forwarded))
-            except LibvirtError as exc:
-                raise GuestError(f"{self._who}: {exc}") from exc
-        what = f"{self._who}: its QEMU"
-        ident = await Deadline(FOUND_SECONDS).retry(what, self._ident, (ProcessLookupError,))
-        self.argv = proc.command_line(ident.pid)
-        log.info("started by libvirt: %s", shlex.join(self.argv))
+        log.info("%s: domain %s at %s", self._who, self._uuid, plan.libvirt)
+        making = asyncio.ensure_future(self._make(transient(plan, self._forwarded)))
+        try:
+            return await asyncio.shield(making)
+        except LibvirtError as exc:
+            raise GuestError(f"{self._who}: {exc}") from exc
+        except asyncio.CancelledError:
+            # libvirt cannot be stopped half way: what it makes is ended then.
+            await uninterrupted(_undo(making))
+            raise
+
+    async def _make(self, xml: str) -> proc.Process:
+        async with connect(self._plan.libvirt) as libvirt:
+            await libvirt.create(xml)
         self._link_log()
-        process = proc.find(ident)
-        if process is None:
-            raise GuestError(f"{self._who}: it ended at once: {_last(plan.files.qemu_log)}")
-        process.ask_to_end = lambda: destroy(plan.libvirt, self._uuid)
+        what = f"{self._who}: its QEMU"
+        try:
+            process = await Deadline(FOUND_SECONDS).retry(what, self._find, (ProcessLookupError,))
+            self.argv = proc.command_line(process.pid)
+        except (WaitTimeoutError, OSError) as exc:
+            last = "".join(tail(self._plan.files.qemu_log, 1)) or "without a word"
+            raise GuestError(f"{self._who}: QEMU ended at once: {last}") from exc
+        log.info("started by libvirt: %s", shlex.join(self.argv))
         return process
 
     async def ssh_port(self, deadline: Deadline) -> int:
@@ -168,7 +173,7 @@ class LibvirtMachine:
             if element is None:
                 await hotplug.plug(self._plan.name, Monitor(domain), placed(wire, place))
                 return
-            self._check_ports([(planned, wire)])
+            access.check_ports(self._plan, [(planned, wire)])
             try:
                 await domain.attach(text_of(element))
             except LibvirtError as exc:
@@ -195,6 +200,8 @@ class LibvirtMachine:
                 async with asyncio.timeout(deadline.left):
                     while True:
                         event = await events.get()
+                        if event.kind == CLOSED:
+                            raise LibvirtError("libvirtd went away")
                         told = (event.kind, event.uuid, event.detail)
                         if told == (DEVICE_REMOVED, domain.uuid, alias):
                             return
@@ -211,69 +218,15 @@ class LibvirtMachine:
         async with connect(self._plan.libvirt) as libvirt:
             yield libvirt, await libvirt.domain(self._uuid)
 
-    async def _ident(self) -> proc.ProcessId:
-        for ident, _, argv in proc.everybody():
-            if "-uuid" in argv and self._uuid in argv:
-                return ident
+    async def _find(self) -> proc.Process:
+        """The process that libvirt has started."""
+        owner = access.uid(self._plan)
+        for ident, uid, argv in proc.everybody():
+            if uid == owner and "-uuid" in argv and self._uuid in argv:
+                process = machine.find(ident, self._uuid, self._plan.libvirt)
+                if process:
+                    return process
         raise ProcessLookupError(f"no QEMU has the UUID {self._uuid}")
-
-    @property
-    def _user(self) -> tuple[int, int] | None:
-        """Who QEMU is, if another."""
-        host = self._plan.host
-        return host.libvirt.user if host and host.libvirt else None
-
-    def _check_access(self) -> None:
-        """Whether QEMU's user gets to all that it needs.
-
-        libvirt gives it the files that it knows of, as ever; a disk is on QEMU's command line only.
-        """
-        plan, user = self._plan, self._user
-        if user is None or plan.host is None:
-            return
-        for planned, wire in zip(plan.nics, plan.wires, strict=True):
-            if wire.netdev["type"] == "stream":
-                raise EnvironmentUnfitError(
-                    f"{self._who}: NIC {planned.nic.name}: libvirt's QEMU is user {user[0]}, who "
-                    "may not make sockets in the lab's directory: use vhost-user or netmap"
-                )
-        image = plan.host.images[plan.spec.image]
-        emulator = plan.host.emulators[plan.spec.qemu].path
-        _check_way(self._folder.parent, user)
-        for path in (emulator, *image.files):
-            _check_way(path, user)
-        if image.disk and not _may(image.disk.path, user, READ):
-            raise EnvironmentUnfitError(
-                f"{self._who}: libvirt's QEMU is user {user[0]}, who may not read "
-                f"{image.disk.path}: 'chmod o+r {image.disk.path}'"
-            )
-
-    def _hand_over(self) -> None:
-        """Let QEMU's user have the guest's identity, and nothing else of the lab."""
-        self._check_ports(zip(self._plan.nics, self._plan.wires, strict=True))
-        if self._user is None:
-            return
-        files = self._plan.files
-        for folder in (self._folder.parent, self._folder):
-            folder.chmod(0o711)
-        identity = files.seed if self._plan.has_seed else files.identity
-        identity.chmod(0o400)
-        os.chown(identity, *self._user)
-
-    def _check_ports(self, nics: Iterable[tuple[PlannedNic, Wire]]) -> None:
-        """Whether QEMU's user may connect to valed."""
-        if self._user is None:
-            return
-        uid, gid = self._user
-        for planned, wire in nics:
-            stop = wire.probe and ports.first_refusal(wire.probe, uid, {gid})
-            if stop and wire.probe:
-                rundir, group = wire.probe.parent, _group_name(gid)
-                raise EnvironmentUnfitError(
-                    f"{self._who}: NIC {planned.nic.name}: libvirt's QEMU is user {uid}, who is "
-                    f"kept out of {wire.probe} by {stop}: start valed by 'valed --rundir {rundir} "
-                    f"--group {group}', in a directory that this user may enter"
-                )
 
     def _link_log(self) -> None:
         """libvirt keeps what QEMU says; `valemgr logs` looks for it beside the console."""
@@ -323,14 +276,16 @@ async def host(accelerator: str) -> LibvirtHost:
     async with connect() as libvirt:
         kind = "kvm" if accelerator == "kvm" else "qemu"
         user = base_label(await libvirt.capabilities(), kind)
-        if libvirt.session or user is None or user[0] == os.geteuid():
+        if libvirt.session or user is None:
             return LibvirtHost(libvirt.uri)
+        if user[0] == os.geteuid():
+            return LibvirtHost(libvirt.uri, user)
         if os.geteuid() != 0:
             raise EnvironmentUnfitError(
                 f"{libvirt.uri} runs QEMU as user {user[0]}, who cannot have files of yours: set "
                 "LIBVIRT_DEFAULT_URI=qemu:///session, or be root"
             )
-        return LibvirtHost(libvirt.uri, user, _group_name(user[1]))
+        return LibvirtHost(libvirt.uri, user, access.group_name(user[1]))
 
 
 async def destroy(uri: str, uuid: str) -> None:
@@ -354,43 +309,9 @@ async def until_started(uri: str, uuids: Sequence[str]) -> None:
         log.warning("domains that were just being started are not seen: %s", exc)
 
 
-async def _create(libvirt: Libvirt, xml: str) -> None:
-    """Start a domain; libvirt cannot be stopped half way, so who is interrupted ends it then."""
-    task = asyncio.ensure_future(libvirt.create(xml))
-
-    async def undo() -> None:
-        with suppress(ValeError):
-            await (await task).destroy()
-
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await uninterrupted(undo())
-        raise
-
-
-def _check_way(path: Path, user: tuple[int, int]) -> None:
-    """Refuse a path that QEMU's user cannot get to."""
-    for folder in reversed(path.parents):
-        if not _may(folder, user, ENTER):
-            raise EnvironmentUnfitError(
-                f"libvirt's QEMU is user {user[0]}, who may not enter {folder}, so it cannot open "
-                f"{path}: 'chmod o+x {folder}', or have it elsewhere"
-            )
-
-
-def _may(path: Path, user: tuple[int, int], bit: int) -> bool:
-    """By the mode alone, as ports.first_refusal."""
-    status = path.stat()
-    shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
-    return user[0] == 0 or bool(status.st_mode >> shift & bit)
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return ""
+async def _undo(making: "asyncio.Future[proc.Process]") -> None:
+    with suppress(ValeError):
+        await (await making).stop()
 
 
 def _free_port() -> int:
@@ -398,7 +319,3 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def _last(path: Path) -> str:
-    return "".join(tail(path, 1)) or "without a word"
