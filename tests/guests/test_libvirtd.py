@@ -35,7 +35,7 @@ def test_a_domain_outlives_libvirtd_and_nothing_outlives_the_end(tmp_path: Path,
         assert libvirtd.run("id", "-un").stdout == ("somebody\n" if session else "root\n")
         libvirtd.virsh("create", xml)
         console = libvirtd.outside("/run/vale-test-d.console")
-        eventually("boot", lambda: "vale: ready" in console.read_text("latin-1"), 90)
+        eventually("console", lambda: "ACPI" in console.read_text("latin-1"), 90)
         qemu = pids_with("guest=vale-test-d")
         pid = libvirtd.run(*QEMU).stdout.strip()
         assert libvirtd.run("ps", "-o", "user:20=", "-p", pid).stdout.strip() == user
