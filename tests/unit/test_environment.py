@@ -158,7 +158,9 @@ async def test_what_is_no_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         '#!/bin/sh\n[ "$1" = --version ] && echo "QEMU emulator version 9.2.1" ||'
         ' printf "Available netdev types:\\nsocket\\nnetmap\\n"\n'
     )
-    assert await emulator.examine(program) == Emulator(program, (9, 2), has_netmap=True)
+    assert await emulator.examine(program) == Emulator(
+        program, (9, 2), has_netmap=True, has_user=False
+    )
     program.write_text("#!/bin/sh\necho QEMU emulator version 7.2.22 netmap-free\n")
     assert not (await emulator.examine(program)).has_netmap
 

@@ -35,7 +35,7 @@ from valemgr.segments import neighbours
 from valemgr.ssh import RemoteResult
 from valemgr.state import READY, SET_UP, LabDir, LabState
 from valemgr.switchd import Switchd
-from valemgr.topology import Cable, Condition, Guest, Impair, Impairment, Lab, Nic, Switch
+from valemgr.topology import Cable, Condition, Engine, Guest, Impair, Impairment, Lab, Nic, Switch
 from valemgr.wiring import Wire
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("home")]
@@ -637,6 +637,15 @@ async def test_a_refused_apply_changes_nothing(world: World) -> None:
         await apply(OLD.model_copy(update={"guests": (*OLD.guests, one)}))
     assert (LabDir("l").path / "state.json").read_bytes() == before
     assert world.log[began:] == []
+
+
+async def test_guests_that_run_do_not_change_their_engine(world: World) -> None:
+    await up(OLD)
+    moved = OLD.model_copy(update={"engine": Engine.LIBVIRT})
+    for change in (up, apply):
+        with pytest.raises(UsageError, match="runs with engine qemu, its topology says libvirt"):
+            await change(moved)
+    assert_is(world, OLD)
 
 
 async def test_a_refused_apply_spares_guests_that_are_not_ready(world: World) -> None:
