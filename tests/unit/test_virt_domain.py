@@ -116,6 +116,11 @@ class TestTransient:
         }  # fmt: skip
         assert set(macs) < view.macs  # the management NIC has one, too
 
+    def test_the_port_that_passt_forwards_is_read_again(self) -> None:
+        made = plan(lab(VHOST), HOST)
+        ports = [DomainView.parse(domain.transient(made, port)).forwarded for port in (0, 2222)]
+        assert ports == [0, 2222]
+
     def test_libvirt_is_left_no_root_port_to_fill(self) -> None:
         xml = domain.transient(plan(lab(VHOST, ETH2, spare=16), HOST))
         root = ET.fromstring(xml)

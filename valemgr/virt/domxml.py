@@ -107,6 +107,12 @@ class DomainView:
         }
 
     @property
+    def forwarded(self) -> int:
+        """The port of the host that passt forwards to SSH of a guest; 0: none."""
+        passed = self.root.find("devices/interface[@type='user']/portForward/range")
+        return int(passed.get("start", "0")) if passed is not None else 0
+
+    @property
     def mapped(self) -> tuple[MappedPort, ...]:
         """The ports that its metadata lists."""
         return read_ports(self.root)

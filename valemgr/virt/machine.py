@@ -64,7 +64,6 @@ class LibvirtMachine:
         self._who = f"guest {plan.name}"
         self._folder = plan.files.identity.parent
         self._uuid = guest_uuid(self._folder, plan.name)
-        self._forwarded = 0
 
     async def check(self) -> None:
         """Refuse what libvirt or its user could not do."""
@@ -104,10 +103,9 @@ class LibvirtMachine:
         access.check_ports(self._plan, zip(self._plan.nics, self._plan.wires, strict=True))
         access.hand_over(self._plan)
         plan = self._plan
-        if self._emulator and not self._emulator.has_user:
-            self._forwarded = _free_port()
+        passt = self._emulator is not None and not self._emulator.has_user
         log.info("%s: domain %s at %s", self._who, self._uuid, plan.libvirt)
-        making = asyncio.ensure_future(self._make(transient(plan, self._forwarded)))
+        making = asyncio.ensure_future(self._make(transient(plan, _free_port() if passt else 0)))
         try:
             return await asyncio.shield(making)
         except LibvirtError as exc:
@@ -133,9 +131,10 @@ class LibvirtMachine:
 
     async def ssh_port(self, deadline: Deadline) -> int:
         """The one that passt was told, else the one that QEMU has picked."""
-        if self._forwarded:
-            return self._forwarded
         async with self._domain() as (_, domain):
+            view = DomainView.parse(await domain.live_xml())
+            if view.forwarded:
+                return view.forwarded
             words = {"command-line": "info usernet"}
             reply = await domain.monitor("human-monitor-command", **words)
         return forwarded_port(self._who, str(reply))
