@@ -131,6 +131,7 @@ def pair(
     trials: Annotated[int, typer.Option(min=1, max=1000, help="Rounds; the median counts.")] = 1,
     image: Annotated[str, typer.Option(help="The guests' image, or a path to one.")] = "micro",
     accel: Annotated[AccelChoice, typer.Option(help="What guests run on.")] = AccelChoice.AUTO,
+    engine: Annotated[str, typer.Option(help="Who runs them: qemu, or libvirt.")] = "qemu",
     timeout: Annotated[
         float | None,
         typer.Option(min=0.1, help="Seconds for each guest's start; else 120, with a disk 600."),
@@ -142,7 +143,7 @@ def pair(
     from valemgr import pair as pairs
     from valemgr.lablog import lab_log
     from valemgr.names import parse_switch
-    from valemgr.words import Backend, NicModel
+    from valemgr.words import Backend, Engine, NicModel
 
     request = pairs.PairRequest(
         switch=parse_switch(switch),
@@ -155,6 +156,7 @@ def pair(
         trials=trials,
         image=image,
         accel=accel,
+        engine=one_of("--engine", Engine, engine),
         keep=keep,
         timeout=timeout,
     )
