@@ -12,7 +12,7 @@ import pytest
 
 from lib import libvirtd as private
 from lib.domains import DomainGuest, Place
-from lib.guest import BUILD
+from lib.guest import BUILD, QEMU
 from lib.libvirtd import SECONDS, Libvirtd
 from lib.trace import Trace
 
@@ -48,8 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def guests(place: Place) -> Iterator[tuple[DomainGuest, DomainGuest]]:
-    """Two that run, without a NIC on a port."""
-    both = DomainGuest(place.libvirtd, "a", 1), DomainGuest(place.libvirtd, "b", 2)
+    """Two that run, without a NIC on a port, on our QEMU and on the distribution's."""
+    stock = DomainGuest(place.libvirtd, "b", 2, emulator=QEMU)
+    both = DomainGuest(place.libvirtd, "a", 1), stock
     for guest in both:
         guest.define()
         place.libvirtd.virsh("start", guest.name)
