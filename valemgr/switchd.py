@@ -8,6 +8,7 @@ valed that they did not start.
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -302,4 +303,5 @@ def _open_rundir(rundir: Path) -> int:
             )
         return open_dir(rundir)
     except OSError as exc:
-        raise EnvironmentUnfitError(f"runtime directory {rundir}: {exc.strerror}") from exc
+        who = ": be its owner (sudo), or set VALE_RUNDIR" if exc.errno == errno.EACCES else ""
+        raise EnvironmentUnfitError(f"runtime directory {rundir}: {exc.strerror}{who}") from exc

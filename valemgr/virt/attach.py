@@ -7,7 +7,6 @@ Domains are read anew by every command: who redefines one meanwhile is not overw
 read long ago.
 """
 
-import asyncio
 import logging
 import os
 import xml.etree.ElementTree as ET
@@ -24,10 +23,7 @@ from valemgr.names import PortName
 from valemgr.tasks import uninterrupted
 from valemgr.virt import mending, ports
 from valemgr.virt.connection import (
-    CLOSED,
-    DEVICE_REMOVED,
     Domain,
-    DomainEvent,
     Libvirt,
     default_uri,
     is_session,
@@ -110,7 +106,7 @@ async def attach(
             await _define(libvirt, it, it.config, port, nic, say)
         except BaseException:
             if it.live:
-                await uninterrupted(_unplug_quietly(libvirt, it, port, rundir))
+                await uninterrupted(_unplug_quietly(it, port, rundir))
             raise
 
 
@@ -119,7 +115,7 @@ async def detach(libvirt: Libvirt, name: str, port: PortName, scope: Scope, say:
     it = await _subject(libvirt, name, scope)
     _require_on(it, port)
     if it.live and (nic := it.live.on(port)):
-        await _unplug(libvirt, it.domain, nic)
+        await _unplug(it.domain, nic)
         await _map_live(it.domain, it.live, _without(it.live.mapped, port))
         await ports.free_port(nic.where, port)
         say(f"domain {name}: unplugged from {port}")
@@ -141,7 +137,7 @@ async def move(
         raise LibvirtError(f"domain {name} has a NIC on {new} already: detach it first")
     rundir = rundir_of(libvirt)
     if it.live and (nic := it.live.on(old)):
-        await _replug(libvirt, it, it.live, nic, new, rundir)
+        await _replug(it, it.live, nic, new, rundir)
         say(f"domain {name}: moved from {old} to {new}")
     if it.config and (nic := it.config.on(old)):
         changed = _moved(it.config, nic, new, rundir)
@@ -293,13 +289,13 @@ async def _define(
 
 
 async def _replug(
-    libvirt: Libvirt, it: Subject, live: DomainView, nic: PluggedPort, new: PortName, rundir: Path
+    it: Subject, live: DomainView, nic: PluggedPort, new: PortName, rundir: Path
 ) -> None:
     """Out of one port, into another, in the same place on the bus; back if it is not taken."""
     moved = _moved(live, nic, new, rundir).on(new)
     await it.make_port(rundir, new)
     try:
-        await _unplug(libvirt, it.domain, nic)
+        await _unplug(it.domain, nic)
     except BaseException:
         await uninterrupted(ports.free_port(rundir, new))
         raise
@@ -352,43 +348,23 @@ def _without(mapped: tuple[MappedPort, ...], port: PortName) -> tuple[MappedPort
     return tuple(each for each in mapped if each.port != port)
 
 
-async def _unplug(libvirt: Libvirt, domain: Domain, nic: PluggedPort) -> None:
+async def _unplug(domain: Domain, nic: PluggedPort) -> None:
     """Until the guest has let it go; GuestError if it does not."""
     assert nic.element is not None
-    async with libvirt.events() as events:
-        await domain.detach(text_of(nic.element))
-        try:
-            async with asyncio.timeout(UNPLUG_SECONDS):
-                await _until_removed(events, domain, nic)
-        except TimeoutError as exc:
-            raise GuestError(
-                f"domain {domain.name} does not let its NIC on {nic.port} go within "
-                f"{UNPLUG_SECONDS:g} s: is its system up, and well?"
-            ) from exc
+    if not await domain.detach(text_of(nic.element), nic.alias, UNPLUG_SECONDS):
+        raise GuestError(
+            f"domain {domain.name} does not let its NIC on {nic.port} go within "
+            f"{UNPLUG_SECONDS:g} s: is its system up, and well?"
+        )
 
 
-async def _until_removed(
-    events: "asyncio.Queue[DomainEvent]", domain: Domain, nic: PluggedPort
-) -> None:
-    while True:
-        event = await events.get()
-        if event.kind == CLOSED:
-            raise LibvirtError(f"libvirtd went away while {domain.name} lets its NIC go")
-        if event.uuid != domain.uuid:
-            continue
-        if event.kind in ("stopped", "crashed"):
-            raise LibvirtError(f"domain {domain.name} has ended meanwhile")
-        if event.kind == DEVICE_REMOVED and event.detail == nic.alias:
-            return
-
-
-async def _unplug_quietly(libvirt: Libvirt, it: Subject, port: PortName, rundir: Path) -> None:
+async def _unplug_quietly(it: Subject, port: PortName, rundir: Path) -> None:
     """Undo a plug; what led here is the error to tell."""
     try:
         live = DomainView.parse(await it.domain.live_xml())
         nic = live.on(port)
         if nic:
-            await _unplug(libvirt, it.domain, nic)
+            await _unplug(it.domain, nic)
             await _map_live(it.domain, live, _without(live.mapped, port))
         await ports.free_port(rundir, port)
     except ValeError as exc:

@@ -74,10 +74,27 @@ class Domain:
         flags = _library().VIR_DOMAIN_AFFECT_LIVE
         await self._libvirt.call(self._raw.attachDeviceFlags, xml, flags)
 
-    async def detach(self, xml: str) -> None:
-        """Ask the running guest to let a device go; an event says that it did."""
+    async def detach(self, xml: str, alias: str, seconds: float) -> bool:
+        """Ask the running guest to let a device go; whether it has, within that time."""
         flags = _library().VIR_DOMAIN_AFFECT_LIVE
-        await self._libvirt.call(self._raw.detachDeviceFlags, xml, flags)
+        async with self._libvirt.events() as events:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._libvirt.call(self._raw.detachDeviceFlags, xml, flags)
+                    await self._until_removed(events, alias)
+            except TimeoutError:
+                return False
+        return True
+
+    async def _until_removed(self, events: "asyncio.Queue[DomainEvent]", alias: str) -> None:
+        while True:
+            event = await events.get()
+            if event.kind == CLOSED:
+                raise LibvirtError("libvirtd went away")
+            if event.uuid == self.uuid and event.kind in ("stopped", "crashed"):
+                raise LibvirtError(f"domain {self.name} has ended")
+            if (event.kind, event.uuid, event.detail) == (DEVICE_REMOVED, self.uuid, alias):
+                return
 
     async def set_metadata(self, xml: str | None, prefix: str, uri: str, *, live: bool) -> None:
         """Write the element of a name space; None removes it. live: not what starts next."""

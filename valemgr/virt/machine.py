@@ -34,7 +34,7 @@ from valemgr.qmpclient import QmpFailed
 from valemgr.tasks import uninterrupted
 from valemgr.text import tail
 from valemgr.virt import access
-from valemgr.virt.connection import CLOSED, DEVICE_REMOVED, Domain, Libvirt, connect
+from valemgr.virt.connection import Domain, Libvirt, connect
 from valemgr.virt.domain import (
     domain_name,
     domain_type,
@@ -131,7 +131,7 @@ class LibvirtMachine:
 
     async def ssh_port(self, deadline: Deadline) -> int:
         """The one that passt was told, else the one that QEMU has picked."""
-        async with self._domain() as (_, domain):
+        async with self._domain() as domain:
             view = DomainView.parse(await domain.live_xml())
             if view.forwarded:
                 return view.forwarded
@@ -150,7 +150,7 @@ class LibvirtMachine:
 
     @asynccontextmanager
     async def console(self) -> AsyncIterator[Streams]:
-        async with self._domain() as (_, domain), AsyncExitStack() as stack:
+        async with self._domain() as domain, AsyncExitStack() as stack:
             try:
                 streams = await stack.enter_async_context(domain.console())
             except LibvirtError as exc:
@@ -162,13 +162,13 @@ class LibvirtMachine:
         return False
 
     async def status(self) -> str:
-        async with self._domain() as (_, domain):
+        async with self._domain() as domain:
             return str((await domain.monitor("query-status"))["status"])
 
     async def plug(self, planned: PlannedNic, wire: Wire) -> None:
         place = nic_place(planned.slot, 0)
         element = nic_element(planned.nic, wire, place)
-        async with self._domain() as (_, domain):
+        async with self._domain() as domain:
             if element is None:
                 await hotplug.plug(self._plan.name, Monitor(domain), placed(wire, place))
                 return
@@ -180,42 +180,31 @@ class LibvirtMachine:
                 raise GuestError(f"{self._who}: NIC {nic} cannot be plugged: {exc}") from exc
 
     async def unplug(self, mac: str, wire: Wire) -> None:
-        async with self._domain() as (libvirt, domain):
+        async with self._domain() as domain:
             view = DomainView.parse(await domain.live_xml())
             nic = view.with_mac(mac)
             if nic and nic.element is not None:
-                await self._detach(libvirt, domain, nic.element, nic.alias, wire.netdev["id"])
+                await self._detach(domain, nic.element, nic.alias, wire.netdev["id"])
             else:
                 await hotplug.unplug(self._plan.name, Monitor(domain), wire)
 
-    async def _detach(
-        self, libvirt: Libvirt, domain: Domain, nic: ET.Element, alias: str, name: str
-    ) -> None:
+    async def _detach(self, domain: Domain, nic: ET.Element, alias: str, name: str) -> None:
         """An interface goes when the guest lets it go."""
-        deadline = Deadline(hotplug.UNPLUG_SECONDS)
-        async with libvirt.events() as events:
-            try:
-                await domain.detach(text_of(nic))
-                async with asyncio.timeout(deadline.left):
-                    while True:
-                        event = await events.get()
-                        if event.kind == CLOSED:
-                            raise LibvirtError("libvirtd went away")
-                        told = (event.kind, event.uuid, event.detail)
-                        if told == (DEVICE_REMOVED, domain.uuid, alias):
-                            return
-            except LibvirtError as exc:
-                raise GuestError(f"{self._who}: NIC {name} cannot be unplugged: {exc}") from exc
-            except TimeoutError as exc:
-                raise GuestError(
-                    f"{self._who} does not let NIC {name} go within {deadline.seconds:g} s: its "
-                    "port and its slot are not free: is its system still well?"
-                ) from exc
+        seconds = hotplug.UNPLUG_SECONDS
+        try:
+            gone = await domain.detach(text_of(nic), alias, seconds)
+        except LibvirtError as exc:
+            raise GuestError(f"{self._who}: NIC {name} cannot be unplugged: {exc}") from exc
+        if not gone:
+            raise GuestError(
+                f"{self._who} does not let NIC {name} go within {seconds:g} s: its port and its "
+                "slot are not free: is its system still well?"
+            )
 
     @asynccontextmanager
-    async def _domain(self) -> AsyncIterator[tuple[Libvirt, Domain]]:
+    async def _domain(self) -> AsyncIterator[Domain]:
         async with connect(self._plan.libvirt) as libvirt:
-            yield libvirt, await libvirt.domain(self._uuid)
+            yield await libvirt.domain(self._uuid)
 
     async def _find(self) -> proc.Process:
         """The process that libvirt has started."""
