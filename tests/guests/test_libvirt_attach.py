@@ -86,6 +86,9 @@ def test_attach_live_and_config(place: Place, guests: tuple[DomainGuest, DomainG
         assert f'<vale:port switch="vale1" name="a" mac="{A}"/>' in xml
         assert "/run/vale/vale1:a" in xml
     assert "vale:ports" not in place.xml("b", "--inactive")
+    place.libvirt("attach", "b", "vale1:b", "--config")  # the other half has the same MAC
+    [row] = [row for row in place.nics() if row["port"] == "vale1:b"]
+    assert (row["when"], row["mac"]) == ("live, config", B)
 
     said = place.libvirt("move", "a", "vale1:a", "vale2:x")
     assert "moved from vale1:a to vale2:x" in said
@@ -93,7 +96,10 @@ def test_attach_live_and_config(place: Place, guests: tuple[DomainGuest, DomainG
     a.set_up(A, "198.18.5.1")
     b.set_up(B, "198.18.5.2")
     ping(b, "198.18.5.1")
-    assert {row["port"] for row in place.nics()} == {"vale2:x", "vale2:y"}
+    assert {(row["port"], row["when"]) for row in place.nics()} == {
+        ("vale2:x", "live, config"),
+        ("vale2:y", "live, config"),
+    }
 
     assert "unplugged from vale2:x" in place.libvirt("detach", "a", "vale2:x")
     place.libvirt("detach", "b", "vale2:y")

@@ -169,6 +169,8 @@ def test_without_rights_or_libvirtd(place: Place) -> None:
         socket.chmod(mode & 0o777)
     said = place.libvirt("list", "-c", "qemu+unix:///system?socket=/nowhere", code=4)
     assert "is libvirtd installed, and does it run?" in one_line(said)
+    said = place.libvirt("attach", "x", "vale1:a", "-c", "qemu+ssh://far/system", code=4)
+    assert "is another machine's libvirt" in one_line(said)
     said = place.libvirt("list", "-c", "nonsense", code=4)
     assert "cannot connect to nonsense" in one_line(said)
 

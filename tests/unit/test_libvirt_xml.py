@@ -75,6 +75,11 @@ def valid(view: DomainView, tmp_path: Path) -> None:
             "<cpu><numa><cell id='0' cpus='0' memory='64' memAccess='private'/></numa></cpu>",
             False,
         ),
+        (
+            "<memoryBacking><hugepages/></memoryBacking>"
+            "<cpu><numa><cell id='0' cpus='0' memory='64' memAccess='shared'/></numa></cpu>",
+            True,
+        ),
     ],
 )
 def test_shared_memory_is_seen_and_made(backing: str, shared: bool, tmp_path: Path) -> None:
@@ -137,6 +142,34 @@ def test_others_metadata_stays_with_its_prefix() -> None:
     assert 'xmlns:app="urn:app"' in written
     assert len(view.root.findall("metadata/*")) == 2
     assert len(mending.with_ports(view, ()).root.findall("metadata/*")) == 1
+
+
+def test_others_metadata_without_a_prefix_stays_theirs() -> None:
+    """A default name space that becomes the domain's would make it no domain any more."""
+    view = mending.with_ports(
+        domain("<metadata><lab xmlns='urn:x:1'><a/></lab></metadata>"), (MappedPort(A, MAC),)
+    )
+    again = DomainView.parse(text_of(view.root))
+    assert again.root.tag == "domain"
+    assert again.root.find("metadata/{urn:x:1}lab/{urn:x:1}a") is not None
+    assert again.mapped == (MappedPort(A, MAC),)
+
+
+def test_sync_keeps_what_was_said_of_a_nic(tmp_path: Path) -> None:
+    view = mending.with_nic(domain(), interface(A, MAC, RUNDIR, 4))
+    nic = view.on(A)
+    assert nic
+    assert nic.element is not None
+    ET.SubElement(nic.element, "boot", order="2")
+    made, words = mending.synced(view, {MAC: interface(B, MAC, RUNDIR)})
+    assert len(words) == 1
+    moved = made.on(B)
+    assert moved
+    assert moved.element is not None
+    assert moved.alias == "ua-vale1-b"
+    assert moved.element.find("driver[@queues='4']") is not None
+    assert moved.element.find("boot[@order='2']") is not None
+    valid(made, tmp_path)
 
 
 def test_sync_adds_replaces_and_removes(tmp_path: Path) -> None:

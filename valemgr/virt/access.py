@@ -49,7 +49,8 @@ def check_ports(plan: GuestPlan, nics: Iterable[tuple[PlannedNic, Wire]]) -> Non
     if user is None:
         return
     for planned, wire in nics:
-        stop = wire.probe and ports.first_refusal(wire.probe, user[0], {user[1]})
+        groups = ports.groups_of(*user)
+        stop = wire.probe and ports.first_refusal(wire.probe, user[0], groups)
         if stop and wire.probe:
             rundir, group = wire.probe.parent, group_name(user[1])
             raise EnvironmentUnfitError(
@@ -92,7 +93,7 @@ def _user(plan: GuestPlan) -> User | None:
 
 
 def _check_way(plan: GuestPlan, path: Path, user: User) -> None:
-    for folder in reversed(path.parents):
+    for folder in reversed(path.resolve().parents):
         if not _may(folder, user, ENTER):
             raise EnvironmentUnfitError(
                 f"guest {plan.name}: libvirt's QEMU is user {user[0]}, who may not enter {folder}, "
@@ -101,7 +102,4 @@ def _check_way(plan: GuestPlan, path: Path, user: User) -> None:
 
 
 def _may(path: Path, user: User, bit: int) -> bool:
-    """By the mode alone, as ports.first_refusal."""
-    status = path.stat()
-    shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
-    return user[0] == 0 or bool(status.st_mode >> shift & bit)
+    return ports.may(path, user[0], ports.groups_of(*user), bit)

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """NICs on ports, for domains that others made: attach, detach, move, sync.
 
-Everything that can refuse comes first; a domain that is refused is as it was. What fails half way
-is undone. A change concerns the running domain (live), what it starts with next (config), or both.
-Domains are read anew by every command: who redefines one meanwhile is not overwritten with what we
-read long ago.
+Everything that can refuse comes first; a domain that is refused is as it was. A change concerns the
+running domain (live), what it starts with next (config), or both:
+
+    config   read anew and defined at once, so that what others changed meanwhile stays
+    live     the port is made, the guest takes the NIC or lets it go, metadata says so
+    ports    that nobody needs any more go last
+
+What fails half way is undone backwards. Undoing looks at what the domain has then: what libvirt
+was asked for may have happened all the same.
 """
 
 import logging
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,21 +27,14 @@ from valemgr.errors import EnvironmentUnfitError, GuestError, LibvirtError, Usag
 from valemgr.names import PortName
 from valemgr.tasks import uninterrupted
 from valemgr.virt import mending, ports
-from valemgr.virt.connection import (
-    Domain,
-    Libvirt,
-    default_uri,
-    is_session,
-)
+from valemgr.virt.connection import Domain, Libvirt, default_uri, is_session
 from valemgr.virt.domxml import DomainView, PluggedPort, base_label
 from valemgr.virt.portxml import (
     NAMESPACE,
     PREFIX,
     MappedPort,
-    alias_of,
     interface,
     ports_element,
-    socket_of,
     stable_mac,
     text_of,
 )
@@ -45,8 +43,8 @@ from valemgr.words import Backend
 log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
+Mapped = tuple[MappedPort, ...]
 
-SYSTEM_RUNDIR = Path("/run/vale")  # libvirt's own domains do not know our XDG_RUNTIME_DIR
 UNPLUG_SECONDS = 30.0
 
 
@@ -60,22 +58,33 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A domain, and how it is as far as the change concerns it."""
+    """A domain: both halves that it has, and which of them a change concerns."""
 
     domain: Domain
     live: DomainView | None
     config: DomainView | None
+    changes_live: bool
+    changes_config: bool
     emulator: Emulator
     user: tuple[int, int] | None  # of its QEMU
 
     @property
-    def views(self) -> list[DomainView]:
+    def halves(self) -> list[DomainView]:
         return [view for view in (self.live, self.config) if view]
 
-    async def make_port(self, rundir: Path, port: PortName) -> None:
-        """Make a port that its QEMU may connect to."""
+    @property
+    def changing(self) -> list[DomainView]:
+        chosen = ((self.live, self.changes_live), (self.config, self.changes_config))
+        return [view for view, changes in chosen if view and changes]
+
+    def live_nic(self, port: PortName) -> PluggedPort | None:
+        """The NIC that it has now on a port, if that is to change."""
+        return self.live.on(port) if self.live and self.changes_live else None
+
+    async def make_port(self, rundir: Path, port: PortName) -> bool:
+        """Make a port that its QEMU may connect to; False: it was there."""
         group, owner = ports.group_for(self.user), self.domain.uuid
-        await ports.make_port(rundir, port, self.user, group=group, owner=owner)
+        return await ports.make_port(rundir, port, self.user, group=group, owner=owner)
 
 
 async def attach(
@@ -90,40 +99,49 @@ async def attach(
     """Give a domain a NIC on a port."""
     it = await _subject(libvirt, name, scope)
     await _require_free(libvirt, it.domain, port)
-    there = [nic for nic in (view.on(port) for view in it.views) if nic]
-    if len(there) == len(it.views):
-        raise LibvirtError(f"domain {name} has a NIC on {port} already ({there[0].mac})")
+    if all(view.on(port) for view in it.changing):
+        raise LibvirtError(f"domain {name} has a NIC on {port} already")
     _check_queues(it, queues)
-    rundir = rundir_of(libvirt)
-    nic = interface(port, _mac_for(it, port, there, mac), rundir, queues)
-    if it.live and not it.live.on(port):
-        _check_live(it, it.live, port)
-    if it.live and not it.live.on(port):
-        await _plug(it, it.live, port, nic, rundir)
-        say(f"domain {name}: plugged into {port}")
-    if it.config and not it.config.on(port):
-        try:
-            await _define(libvirt, it, it.config, port, nic, say)
-        except BaseException:
-            if it.live:
-                await uninterrupted(_unplug_quietly(it, port, rundir))
-            raise
+    address, rundir = _mac_for(it, port, mac), rundir_of(libvirt)
+    nic = interface(port, address, rundir, queues)
+    plugs = it.live if it.changes_live and it.live and not it.live.on(port) else None
+    if plugs:
+        _check_live(it, plugs, port)
+    added: list[str] = []
+
+    def change(config: DomainView) -> DomainView:
+        if config.on(port):
+            return config
+        changed, more = mending.mended(config, it.emulator, 1)
+        added.append(f", with {' and '.join(more)}" if more else "")
+        changed = mending.with_nic(changed, deepcopy(nic))
+        return mending.with_ports(changed, _with(config.mapped, MappedPort(port, address)))
+
+    async with _configured(libvirt, it, change):
+        if plugs:
+            await _plug(it, plugs, MappedPort(port, address), nic, rundir)
+            say(f"domain {name}: plugged into {port}")
+    if added:
+        say(f"domain {name}: starts with a NIC on {port} from now on{added[0]}")
 
 
 async def detach(libvirt: Libvirt, name: str, port: PortName, scope: Scope, say: Say) -> None:
     """Take a domain's NIC on a port away; the port goes, too."""
     it = await _subject(libvirt, name, scope)
     _require_on(it, port)
-    if it.live and (nic := it.live.on(port)):
-        await _unplug(it.domain, nic)
-        await _map_live(it.domain, it.live, _without(it.live.mapped, port))
-        await ports.free_port(nic.where, port)
+
+    def change(config: DomainView) -> DomainView:
+        return mending.with_ports(mending.without_nic(config, port), _without(config.mapped, port))
+
+    nic = it.live_nic(port)
+    async with _configured(libvirt, it, change):
+        if nic:
+            await _unplug(it.domain, nic)
+    if nic:
+        await _forget(it, nic)
         say(f"domain {name}: unplugged from {port}")
-    if it.config and it.config.on(port):
-        config = mending.without_nic(it.config, port)
-        config = mending.with_ports(config, _without(config.mapped, port))
-        await libvirt.define(text_of(config.root))
-        say(f"domain {name}: starts without its NIC on {port} from now on")
+    if it.changes_config:
+        say(f"domain {name}: starts without a NIC on {port} from now on")
 
 
 async def move(
@@ -133,43 +151,45 @@ async def move(
     it = await _subject(libvirt, name, scope)
     _require_on(it, old)
     await _require_free(libvirt, it.domain, new)
-    if any(view.on(new) for view in it.views):
+    if any(view.on(new) for view in it.halves):
         raise LibvirtError(f"domain {name} has a NIC on {new} already: detach it first")
-    rundir = rundir_of(libvirt)
-    if it.live and (nic := it.live.on(old)):
-        await _replug(it, it.live, nic, new, rundir)
+    rundir, nic = rundir_of(libvirt), it.live_nic(old)
+    async with _configured(libvirt, it, lambda config: _moved(config, old, new, rundir)):
+        if nic:
+            await _replug(it, nic, new, rundir)
+    if nic:
+        await _forget(it, nic)
         say(f"domain {name}: moved from {old} to {new}")
-    if it.config and (nic := it.config.on(old)):
-        changed = _moved(it.config, nic, new, rundir)
-        await libvirt.define(text_of(changed.root))
+    if it.changes_config:
         say(f"domain {name}: starts on {new} instead of {old} from now on")
 
 
 async def sync(libvirt: Libvirt, name: str, say: Say) -> list[str]:
     """Make a domain's interfaces, as it starts next, what its `<vale:ports>` say; the changes."""
     it = await _subject(libvirt, name, Scope(live=False, config=True))
-    config = it.config
-    if config is None or not config.mapped:
+    if it.config is None or not it.config.mapped:
         raise LibvirtError(
             f"domain {name} has no <vale:ports> in its metadata: 'valemgr libvirt attach {name} "
             "vale1:a' writes it, docs/libvirt.md shows it"
         )
     rundir = rundir_of(libvirt)
-    for each in config.mapped:
+    for each in it.config.mapped:
         await _require_free(libvirt, it.domain, each.port)
-    native = {nic.mac for nic in config.plugged if nic.backend is Backend.NETMAP}
-    wanted = {
-        each.mac: interface(each.port, each.mac, rundir)
-        for each in config.mapped
-        if each.mac not in native
-    }
-    changed, words = mending.synced(config, wanted)
-    coming = sum(": added" in word for word in words)
-    changed, added = mending.mended(changed, it.emulator, coming)
-    if words or added:
-        await libvirt.define(text_of(changed.root))
-    words += [f"{name}: {what} added" for what in added]
-    if words and await it.domain.running():
+    words: list[str] = []
+
+    def change(config: DomainView) -> DomainView:
+        native = {nic.mac for nic in config.plugged if nic.backend is Backend.NETMAP}
+        mapped = [each for each in config.mapped if each.mac not in native]
+        wanted = {each.mac: interface(each.port, each.mac, rundir) for each in mapped}
+        changed, said = mending.synced(config, wanted)
+        coming = sum(": added" in word for word in said)
+        changed, added = mending.mended(changed, it.emulator, coming)
+        words.extend([*said, *(f"{name}: {what} added" for what in added)])
+        return changed if words else config
+
+    async with _configured(libvirt, it, change):
+        pass
+    if words and it.live:
         say(f"domain {name} runs: this is what it starts with next")
     return words
 
@@ -182,7 +202,7 @@ def rundir_of(libvirt: Libvirt) -> Path:
 def rundir_at(uri: str | None) -> Path:
     """The same, without a connection."""
     is_mine = is_session(uri or default_uri()) or bool(os.environ.get("VALE_RUNDIR"))
-    return switchd.server_dir() if is_mine else SYSTEM_RUNDIR
+    return switchd.server_dir() if is_mine else ports.SYSTEM_RUNDIR
 
 
 async def _subject(libvirt: Libvirt, name: str, scope: Scope) -> Subject:
@@ -193,18 +213,23 @@ async def _subject(libvirt: Libvirt, name: str, scope: Scope) -> Subject:
     if scope.config and not persistent:
         raise LibvirtError(f"domain {name} is transient, nothing is kept of it: use --live alone")
     asked = scope.live is not None or scope.config is not None
-    wants_live = bool(scope.live) if asked else running
-    wants_config = bool(scope.config) if asked else persistent
-    live = DomainView.parse(await domain.live_xml()) if wants_live else None
-    config = DomainView.parse(await domain.config_xml()) if wants_config else None
+    live = DomainView.parse(await domain.live_xml()) if running else None
+    config = DomainView.parse(await domain.config_xml()) if persistent else None
     view = live or config
-    assert view is not None  # a domain runs, or is persistent
+    if view is None:
+        raise LibvirtError(f"domain {name} has just ended")
     for each in (live, config):
         if each:
             _ = each.mapped  # what is wrong there is said before anything is done
-    program = await emulator.examine(Path(view.emulator))
-    user = view.qemu_user or base_label(await libvirt.capabilities(), view.kind)
-    return Subject(domain, live, config, program, user)
+    return Subject(
+        domain=domain,
+        live=live,
+        config=config,
+        changes_live=bool(scope.live) if asked else running,
+        changes_config=bool(scope.config) if asked else persistent,
+        emulator=await emulator.examine(Path(view.emulator)),
+        user=view.qemu_user or base_label(await libvirt.capabilities(), view.kind),
+    )
 
 
 async def _require_free(libvirt: Libvirt, mine: Domain, port: PortName) -> None:
@@ -222,9 +247,9 @@ async def _require_free(libvirt: Libvirt, mine: Domain, port: PortName) -> None:
 
 
 def _require_on(it: Subject, port: PortName) -> None:
-    found = [nic for nic in (view.on(port) for view in it.views) if nic]
+    found = [nic for nic in (view.on(port) for view in it.changing) if nic]
     if not found:
-        on = ", ".join(str(nic.port) for view in it.views[:1] for nic in view.plugged)
+        on = ", ".join(str(nic.port) for view in it.changing[:1] for nic in view.plugged)
         raise LibvirtError(f"domain {it.domain.name} has no NIC on {port}: it has {on or 'none'}")
     if any(nic.backend is not Backend.VHOST_USER for nic in found):
         raise EnvironmentUnfitError(
@@ -245,15 +270,16 @@ def _check_live(it: Subject, live: DomainView, port: PortName) -> None:
 
 
 def _check_queues(it: Subject, queues: int) -> None:
-    if queues > 1 and any(mending.needs_no_vectors(view, it.emulator) for view in it.views):
+    if queues > 1 and any(mending.needs_no_vectors(view, it.emulator) for view in it.changing):
         raise UsageError(
             f"--queues {queues}: QEMU before 8.0 under TCG has vhost-user with one queue pair only"
         )
 
 
-def _mac_for(it: Subject, port: PortName, there: list[PluggedPort], mac: str | None) -> str:
+def _mac_for(it: Subject, port: PortName, mac: str | None) -> str:
     """The MAC asked for, the one that the other half of the domain has, or a stable one."""
-    used = {each for view in it.views for each in view.macs} - {nic.mac for nic in there}
+    there = [nic for nic in (view.on(port) for view in it.halves) if nic]
+    used = {each for view in it.halves for each in view.macs} - {nic.mac for nic in there}
     if mac and mac in used:
         raise UsageError(f"--mac {mac}: domain {it.domain.name} has a NIC with it")
     if there and mac not in (None, there[0].mac):
@@ -261,91 +287,81 @@ def _mac_for(it: Subject, port: PortName, there: list[PluggedPort], mac: str | N
     return mac or (there[0].mac if there else stable_mac(it.domain.name, port, used))
 
 
+@asynccontextmanager
+async def _configured(
+    libvirt: Libvirt, it: Subject, change: Callable[[DomainView], DomainView]
+) -> AsyncIterator[None]:
+    """Change what a domain starts with next; put that back if what follows fails."""
+    old = None
+    if it.changes_config:
+        if not await it.domain.persistent():
+            raise LibvirtError(f"domain {it.domain.name} was undefined meanwhile")
+        old = await it.domain.config_xml()
+        config = DomainView.parse(old)
+        changed = change(config)
+        if changed is not config:
+            await libvirt.define(text_of(changed.root))
+    try:
+        yield
+    except BaseException:
+        if old:
+            await uninterrupted(_restore(libvirt, it.domain, old))
+        raise
+
+
+async def _restore(libvirt: Libvirt, domain: Domain, old: str) -> None:
+    try:
+        if await domain.persistent():  # else somebody has undefined it meanwhile
+            await libvirt.define(old)
+    except ValeError as exc:
+        log.warning("domain %s: what it starts with stays changed: %s", domain.name, exc)
+
+
 async def _plug(
-    it: Subject, live: DomainView, port: PortName, nic: ET.Element, rundir: Path
+    it: Subject, live: DomainView, mapped: MappedPort, nic: ET.Element, rundir: Path
 ) -> None:
     """Port, NIC, metadata; backwards if it fails."""
-    await it.make_port(rundir, port)
+    made = await it.make_port(rundir, mapped.port)
     try:
         await it.domain.attach(text_of(nic))
-        mapped = MappedPort(port, str(nic.find("mac").get("address")))  # type: ignore[union-attr]
-        await _map_live(it.domain, live, (*_without(live.mapped, port), mapped))
+        await _map_live(it.domain, live.mapped, _with(live.mapped, mapped))
     except BaseException:
-        await uninterrupted(ports.free_port(rundir, port))
+        await uninterrupted(_take_back(it.domain, mapped.port, rundir if made else None))
         raise
 
 
-async def _define(
-    libvirt: Libvirt, it: Subject, config: DomainView, port: PortName, nic: ET.Element, say: Say
-) -> None:
-    name = it.domain.name
-    mac = str(nic.find("mac").get("address"))  # type: ignore[union-attr]
-    changed, added = mending.mended(config, it.emulator, 1)
-    changed = mending.with_nic(changed, deepcopy(nic))
-    changed = mending.with_ports(changed, (*_without(config.mapped, port), MappedPort(port, mac)))
-    await libvirt.define(text_of(changed.root))
-    also = f", with {' and '.join(added)}" if added else ""
-    say(f"domain {name}: starts with a NIC on {port} from now on{also}")
-
-
-async def _replug(
-    it: Subject, live: DomainView, nic: PluggedPort, new: PortName, rundir: Path
-) -> None:
+async def _replug(it: Subject, nic: PluggedPort, new: PortName, rundir: Path) -> None:
     """Out of one port, into another, in the same place on the bus; back if it is not taken."""
-    moved = _moved(live, nic, new, rundir).on(new)
-    await it.make_port(rundir, new)
+    assert it.live is not None
+    moved = _moved(it.live, nic.port, new, rundir)
+    there = moved.on(new)
+    assert there is not None
+    assert there.element is not None
+    made = await it.make_port(rundir, new)
     try:
         await _unplug(it.domain, nic)
+        await it.domain.attach(text_of(there.element))
+        await _map_live(it.domain, it.live.mapped, moved.mapped)
     except BaseException:
-        await uninterrupted(ports.free_port(rundir, new))
+        await uninterrupted(_take_back(it.domain, new, rundir if made else None, nic))
         raise
-    assert moved is not None
-    assert moved.element is not None
-    assert nic.element is not None
-    try:
-        await it.domain.attach(text_of(moved.element))
-    except BaseException:
-        await uninterrupted(_back(it.domain, nic.element, rundir, new))
-        raise
-    await _map_live(it.domain, live, _renamed(live.mapped, nic, new))
-    await ports.free_port(nic.where, nic.port)
 
 
-async def _back(domain: Domain, nic: ET.Element, rundir: Path, new: PortName) -> None:
+async def _take_back(
+    domain: Domain, port: PortName, made_in: Path | None, before: PluggedPort | None = None
+) -> None:
+    """Have a domain as it was: no NIC on a port, but the one before; no port that we made."""
     try:
-        await domain.attach(text_of(nic))
+        live = DomainView.parse(await domain.live_xml())
+        nic = live.on(port)
+        if nic:
+            await _unplug(domain, nic)
+        if before and before.element is not None and not live.on(before.port):
+            await domain.attach(text_of(before.element))
+        if made_in:
+            await ports.free_port(made_in, port)
     except ValeError as exc:
-        log.warning("domain %s: its NIC is lost: %s", domain.name, exc)
-    await ports.free_port(rundir, new)
-
-
-def _moved(view: DomainView, nic: PluggedPort, new: PortName, rundir: Path) -> DomainView:
-    """A description in which a NIC is on another port."""
-    changed = DomainView(deepcopy(view.root))
-    found = changed.on(nic.port)
-    assert found is not None
-    assert found.element is not None
-    for tag, key, value in (
-        ("source", "path", str(socket_of(rundir, new))),
-        ("alias", "name", alias_of(new)),
-    ):
-        element = found.element.find(tag)
-        if element is None:
-            element = ET.SubElement(found.element, tag)
-        element.set(key, value)
-    return mending.with_ports(changed, _renamed(changed.mapped, nic, new))
-
-
-def _renamed(
-    mapped: tuple[MappedPort, ...], nic: PluggedPort, new: PortName
-) -> tuple[MappedPort, ...]:
-    renamed = tuple(replace(m, port=new) if m.port == nic.port else m for m in mapped)
-    known = any(each.port == new for each in renamed)
-    return renamed if known else (*renamed, MappedPort(new, nic.mac))
-
-
-def _without(mapped: tuple[MappedPort, ...], port: PortName) -> tuple[MappedPort, ...]:
-    return tuple(each for each in mapped if each.port != port)
+        log.warning("domain %s: its NIC on %s is not as it was: %s", domain.name, port, exc)
 
 
 async def _unplug(domain: Domain, nic: PluggedPort) -> None:
@@ -354,25 +370,43 @@ async def _unplug(domain: Domain, nic: PluggedPort) -> None:
     if not await domain.detach(text_of(nic.element), nic.alias, UNPLUG_SECONDS):
         raise GuestError(
             f"domain {domain.name} does not let its NIC on {nic.port} go within "
-            f"{UNPLUG_SECONDS:g} s: is its system up, and well?"
+            f"{UNPLUG_SECONDS:g} s, and may yet do so: is its system up, and well?"
         )
 
 
-async def _unplug_quietly(it: Subject, port: PortName, rundir: Path) -> None:
-    """Undo a plug; what led here is the error to tell."""
+async def _forget(it: Subject, nic: PluggedPort) -> None:
+    """What is left of a NIC that has gone; that this stays is no failure of what was asked."""
     try:
         live = DomainView.parse(await it.domain.live_xml())
-        nic = live.on(port)
-        if nic:
-            await _unplug(it.domain, nic)
-            await _map_live(it.domain, live, _without(live.mapped, port))
-        await ports.free_port(rundir, port)
+        await _map_live(it.domain, live.mapped, _without(live.mapped, nic.port))
+        await ports.free_port(nic.where, nic.port)
     except ValeError as exc:
-        log.warning("domain %s: %s stays plugged: %s", it.domain.name, port, exc)
+        log.warning("domain %s: port %s stays: %s", it.domain.name, nic.port, exc)
 
 
-async def _map_live(domain: Domain, live: DomainView, mapped: tuple[MappedPort, ...]) -> None:
+async def _map_live(domain: Domain, before: Mapped, mapped: Mapped) -> None:
     """Let the running domain's metadata say which ports it has: the hook removes these."""
-    if mapped != live.mapped:
+    if mapped != before:
         text = text_of(ports_element(mapped, bare=True)) if mapped else None
-        await domain.set_metadata(text, PREFIX, NAMESPACE, live=True)
+        await domain.set_metadata(text, PREFIX, NAMESPACE)
+
+
+def _moved(view: DomainView, old: PortName, new: PortName, rundir: Path) -> DomainView:
+    """A description in which a NIC is on another port."""
+    changed = DomainView(deepcopy(view.root))
+    nic = changed.on(old)
+    if nic is None or nic.element is None:
+        return view
+    mending.repoint(nic.element, interface(new, nic.mac, rundir))
+    renamed = tuple(
+        replace(each, port=new) if each.port == old else each for each in changed.mapped
+    )
+    return mending.with_ports(changed, _with(renamed, MappedPort(new, nic.mac)))
+
+
+def _with(mapped: Mapped, one: MappedPort) -> Mapped:
+    return mapped if one in mapped else (*_without(mapped, one.port), one)
+
+
+def _without(mapped: Mapped, port: PortName) -> Mapped:
+    return tuple(each for each in mapped if each.port != port)

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from valemgr.deadline import Deadline
 from valemgr.errors import EnvironmentUnfitError, LibvirtError, NoDomainError, UsageError
@@ -96,22 +97,15 @@ class Domain:
             if (event.kind, event.uuid, event.detail) == (DEVICE_REMOVED, self.uuid, alias):
                 return
 
-    async def set_metadata(self, xml: str | None, prefix: str, uri: str, *, live: bool) -> None:
-        """Write the element of a name space; None removes it. live: not what starts next."""
+    async def set_metadata(self, xml: str | None, prefix: str, uri: str) -> None:
+        """Write the element of a name space while the domain runs; None removes it."""
         lib = _library()
-        flags = lib.VIR_DOMAIN_AFFECT_LIVE if live else lib.VIR_DOMAIN_AFFECT_CONFIG
-        kind = lib.VIR_DOMAIN_METADATA_ELEMENT
+        kind, flags = lib.VIR_DOMAIN_METADATA_ELEMENT, lib.VIR_DOMAIN_AFFECT_LIVE
         await self._libvirt.call(self._raw.setMetadata, kind, xml, prefix, uri, flags)
-
-    async def start(self) -> None:
-        await self._libvirt.call(self._raw.create)
 
     async def destroy(self) -> None:
         """End its process."""
         await self._libvirt.call(self._raw.destroy)
-
-    async def undefine(self) -> None:
-        await self._libvirt.call(self._raw.undefine)
 
     async def monitor(self, command: str, **arguments: object) -> Any:
         """One QMP command, past libvirt's own view of the domain; LibvirtError with its reason."""
@@ -153,8 +147,16 @@ class Libvirt:
         return is_session(self.uri)
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call libvirt in its thread; what it refuses becomes an error of ours."""
-        return await _thread().call(function, *arguments)
+        """Call libvirt in its thread; what it refuses becomes an error of ours.
+
+        It cannot be stopped half way: who is cancelled learns of that when it is over.
+        """
+        calling = asyncio.ensure_future(_thread().call(function, *arguments))
+        try:
+            return await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            await asyncio.wait({calling}, timeout=ANSWER_SECONDS)
+            raise
 
     async def domain(self, name: str) -> Domain:
         """A domain by name or UUID; NoDomainError if there is none."""
@@ -216,6 +218,10 @@ async def connect(uri: str | None = None) -> AsyncIterator[Libvirt]:
     """A connection for a block; by default to where virsh would connect."""
     lib = _library()
     wanted = uri or default_uri()
+    if urlsplit(wanted).netloc:
+        raise EnvironmentUnfitError(
+            f"{wanted} is another machine's libvirt, and valed is on this one: run valemgr there"
+        )
     try:
         opening = _thread().call(lib.open, wanted)
         raw = await Deadline(ANSWER_SECONDS).wait(f"answer of libvirtd at {wanted}", opening)

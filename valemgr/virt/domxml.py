@@ -71,13 +71,15 @@ class DomainView:
     def shares_memory(self) -> bool:
         """Whether another process may map the guest's memory."""
         backing = self.root.find("memoryBacking")
-        cells = [cell.get("memAccess") for cell in self.root.findall("cpu/numa/cell")]
-        if "private" in cells or backing is None:
+        if backing is None:
             return False
         access, source = backing.find("access"), backing.find("source")
-        shared = access is not None and access.get("mode") == "shared"
+        usual = access.get("mode", "") if access is not None else ""
+        cells = self.root.findall("cpu/numa/cell")
+        modes = [cell.get("memAccess", usual) for cell in cells] or [usual]
         kind = source.get("type") if source is not None else ""
-        return shared and (kind in ("memfd", "file") or backing.find("hugepages") is not None)
+        mappable = kind in ("memfd", "file") or backing.find("hugepages") is not None
+        return mappable and all(mode == "shared" for mode in modes)
 
     @property
     def free_root_ports(self) -> int:

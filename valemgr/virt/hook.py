@@ -19,6 +19,7 @@ import os
 import sys
 import syslog
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,10 @@ async def start(view: DomainView, group: str, *, running: bool) -> None:
             await _have(nic, rundir, user, group or ports.group_for(user), view.uuid, running)
         except ValeError as exc:
             _note(rundir, f"domain {view.name}: {exc}")
-            raise
+            if not running:
+                raise
+            _complain(f"domain {view.name}: {exc}")  # the guest runs: the others' turn
+            continue
         _note(rundir, f"domain {view.name}: port {nic.port} is ready for NIC {nic.mac}")
     for mapped in needed.missing:
         line = f"no NIC {mapped.mac} for port {mapped.port} of its metadata: {_sync(view)}"
@@ -125,11 +129,15 @@ async def _have(
 
 
 async def release(view: DomainView) -> None:
-    """Remove the ports of a domain that is gone."""
+    """Remove the ports of a domain that is gone; one that cannot be removed keeps no other."""
     for nic in agreed(view):
         if nic.backend is Backend.VHOST_USER and nic.where.is_absolute():
-            await ports.drop_port(nic.where, nic.port, owner=view.uuid)
-            _note(nic.where, f"domain {view.name}: released port {nic.port}")
+            try:
+                await ports.drop_port(nic.where, nic.port, owner=view.uuid)
+            except ValeError as exc:
+                _complain(f"domain {view.name}: {exc}")
+            else:
+                _note(nic.where, f"domain {view.name}: released port {nic.port}")
 
 
 async def run(operation: str, text: str, group: str) -> None:
@@ -166,12 +174,11 @@ def _complain(line: str) -> None:
 
 
 def _note(rundir: Path, line: str) -> None:
-    """In valed's log, if there is such a directory that we may trust."""
+    """In valed's log, if there is such a directory that we may trust; a log decides nothing."""
     if not switchd.usable(rundir):
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(rundir / "valed.log", flags, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as stream:
+    with suppress(OSError), os.fdopen(os.open(rundir / "valed.log", flags, 0o600), "w") as stream:
         stream.write(f"hook: {time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 

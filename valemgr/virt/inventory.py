@@ -119,7 +119,7 @@ async def _stats(rundirs: set[Path]) -> dict[Path, dict[str, PortStats]]:
     """Ports of every valed that answers."""
     found = {}
     for rundir in rundirs:
-        daemon = await switchd.at(rundir, start=False)
+        daemon = await switchd.at(rundir, start=False) if switchd.usable(rundir) else None
         if daemon:
             found[rundir] = {port.name: port for port in await daemon.ports()}
             await daemon.close()

@@ -18,6 +18,7 @@ from valemgr.virt.portxml import NAMESPACE, QEMU_NAMESPACE, MappedPort, ports_el
 from valemgr.wiring import lacks_msix
 from valemgr.words import Backend
 
+KEPT = ("address", "boot", "link", "mtu", "rom")  # of an interface that ours takes the place of
 SPARE = 2  # root ports that stay free for NICs to come
 
 
@@ -125,10 +126,26 @@ def _differs(old: ET.Element, new: ET.Element) -> bool:
 
 
 def _take_place(devices: ET.Element, old: ET.Element, new: ET.Element) -> None:
-    address = old.find("address")
-    if address is not None:
-        new.append(address)
+    """What a person has said of the NIC stays, as far as it concerns one of ours."""
+    if old.get("type") == new.get("type"):
+        repoint(old, new)
+        return
+    for tag in KEPT:
+        found = old.find(tag)
+        if found is not None:
+            new.append(found)
     devices[list(devices).index(old)] = new
+
+
+def repoint(nic: ET.Element, like: ET.Element) -> None:
+    """Let an interface on a port be on the port of another one."""
+    for tag in ("source", "alias"):
+        mine, wanted = nic.find(tag), like.find(tag)
+        if mine is None:
+            mine = ET.SubElement(nic, tag)
+        for key in ("path", "name"):
+            if wanted is not None and wanted.get(key):
+                mine.set(key, wanted.get(key, ""))
 
 
 def _share_memory(root: ET.Element) -> None:

@@ -8,6 +8,7 @@ for: a domain that is refused a port, or ends late, takes no port away from anot
 import grp
 import os
 import pwd
+import stat
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from valemgr.deadline import Deadline, locked, open_dir
 from valemgr.errors import EnvironmentUnfitError, SwitchError, WaitTimeoutError
 from valemgr.names import PortName
 from valemgr.switchd import PortStats, Switchd
+from valemgr.tasks import uninterrupted
 
+SYSTEM_RUNDIR = Path("/run/vale")  # libvirt's own domains do not know our XDG_RUNTIME_DIR
 VHOST_USER = "vhost-user"
 SETTLE_SECONDS = 2.5  # a QEMU sees within it that valed is back
 LOCK_SECONDS = 30.0
@@ -37,25 +40,27 @@ async def make_port(
     *,
     owner: str = "",
     running: bool = False,
-) -> None:
+) -> bool:
     """Make a port that nobody has at RUNDIR/PORT, and check that QEMU may connect to it.
 
-    user: uid and gid of QEMU, where they are known. start: valed too, for this group, where none
-    runs. owner: the UUID of the domain. running: the domain runs, so the peer may be its QEMU.
+    False: it was there. user: uid and gid of QEMU, where they are known. start: valed too, for
+    this group, where none runs. owner: the UUID of the domain. running: the domain runs, so the
+    peer may be its QEMU.
     """
     daemon = await _valed(rundir, start, group)
     async with _connected(daemon), _alone(rundir):
         before = await _find(daemon, port) if running else await _settled(daemon, port, owner)
         if before and (before.kind != VHOST_USER or (_peer(before) and not running)):
             raise SwitchError(_taken(before, rundir))
-        await daemon.add_port({"name": str(port), "kind": VHOST_USER})
         try:
+            await daemon.add_port({"name": str(port), "kind": VHOST_USER})
             check_access(rundir, port, user, group, daemon.pid)
             _own(rundir, port, owner)
-        except EnvironmentUnfitError:
+        except BaseException:
             if before is None:
-                await _remove(daemon, port)
+                await uninterrupted(_remove(daemon, port))
             raise
+    return before is None
 
 
 async def drop_port(rundir: Path, port: PortName, *, owner: str = "") -> None:
@@ -74,7 +79,7 @@ async def drop_port(rundir: Path, port: PortName, *, owner: str = "") -> None:
 
 async def free_port(rundir: Path, port: PortName) -> None:
     """Remove the port of a NIC that is unplugged: QEMU may not have hung up yet."""
-    daemon = await switchd.at(rundir, start=False)
+    daemon = await switchd.at(rundir, start=False) if switchd.usable(rundir) else None
     if daemon is None:
         return
     try:
@@ -107,7 +112,7 @@ def _check(socket: Path, user: tuple[int, int] | None, group: str, pid: int) -> 
     if user is None and not group:
         return
     uid, gid = user or (-1, _gid(group))
-    stop = first_refusal(socket, uid, _groups(uid, gid))
+    stop = first_refusal(socket, uid, groups_of(uid, gid))
     if stop is None:
         return
     who = f"QEMU's user {_user_name(uid)} ({uid}:{gid})" if user else f"QEMU's group {group}"
@@ -133,12 +138,12 @@ def _check(socket: Path, user: tuple[int, int] | None, group: str, pid: int) -> 
 def first_refusal(socket: Path, uid: int, groups: Collection[int]) -> Path | None:
     """What keeps a user out on the way to a socket: a directory, or it itself; None: nothing."""
     for folder in reversed(socket.parents):
-        if not _may(folder, uid, groups, ENTER):
+        if not may(folder, uid, groups, ENTER):
             return folder
-    return None if _may(socket, uid, groups, WRITE) else socket
+    return None if may(socket, uid, groups, WRITE) else socket
 
 
-def _may(path: Path, uid: int, groups: Collection[int], bit: int) -> bool:
+def may(path: Path, uid: int, groups: Collection[int], bit: int) -> bool:
     """By the mode alone. Where there is an ACL, only the kernel knows; then it is let pass."""
     status = path.stat()
     if uid == 0 or "system.posix_acl_access" in os.listxattr(path):
@@ -155,10 +160,26 @@ async def _valed(rundir: Path, start: bool, group: str) -> Switchd:
             f"{rundir} is a link, somebody else's, or writable by others: a NIC of a domain needs "
             "a runtime directory of the user that libvirt runs as"
         )
+    _check_parents(rundir)
     daemon = await switchd.at(rundir, start, group)
     if daemon is None:
         raise SwitchError(f"no valed runs in {rundir}: start it by 'valed --rundir {rundir}'")
     return daemon
+
+
+def _check_parents(rundir: Path) -> None:
+    """What root makes and writes there must not be led elsewhere by who owns a parent."""
+    for parent in rundir.parents if os.geteuid() == 0 else ():
+        try:
+            status = parent.stat()
+        except FileNotFoundError:
+            continue
+        shared = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if status.st_uid != 0 or shared:
+            raise EnvironmentUnfitError(
+                f"{rundir}: others than root may change {parent}: a NIC of the system's domains "
+                f"needs a runtime directory that is root's all the way, as {SYSTEM_RUNDIR}"
+            )
 
 
 @asynccontextmanager
@@ -203,7 +224,7 @@ async def _remove(daemon: Switchd, port: PortName) -> None:
 
 
 def _peer(port: PortStats) -> int:
-    """Who is connected: valed also names the last one, until the next comes."""
+    """Who is connected: valed may not have seen yet that a process has ended."""
     try:
         return port.peer_pid if proc.is_alive(proc.ident_of(port.peer_pid)) else 0
     except OSError:
@@ -235,14 +256,16 @@ def _own(rundir: Path, port: PortName, owner: str) -> None:
     path = _owner_file(rundir, port)
     try:
         if owner:
-            path.write_text(f"{owner}\n", encoding="ascii")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            with os.fdopen(os.open(path, flags, 0o644), "w", encoding="ascii") as stream:
+                stream.write(f"{owner}\n")
         else:
             path.unlink(missing_ok=True)
     except OSError as exc:
         raise EnvironmentUnfitError(f"{path}: {exc.strerror}") from exc
 
 
-def _groups(uid: int, gid: int) -> set[int]:
+def groups_of(uid: int, gid: int) -> set[int]:
     """All groups of QEMU: libvirt gives it those of its user."""
     try:
         return {gid, *os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)}

@@ -144,8 +144,10 @@ def parse(text: str, what: str) -> ET.Element:
     """XML that somebody gave us; UsageError with the place of a mistake."""
     try:
         for _, (prefix, uri) in ET.iterparse(io.StringIO(text), ["start-ns"]):
+            # Others' metadata keeps its prefixes; a default would become that of the whole domain.
             with suppress(ValueError):  # a prefix that the library keeps for itself
-                ET.register_namespace(prefix, uri)  # others' metadata keeps its prefixes
+                if prefix:
+                    ET.register_namespace(prefix, uri)
         return ET.fromstring(text)
     except ET.ParseError as exc:
         raise UsageError(f"{what} is not XML: {exc}") from exc
