@@ -2,10 +2,12 @@
 """Ports for domains: whose they are, who may have them, and that nobody takes another's."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ PORT = parse_port("vale1:a")
 ONE, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 
 
-def make(valed: Valed, owner: str = ONE, **options: Any) -> Coroutine[Any, Any, None]:
+def make(valed: Valed, owner: str = ONE, **options: Any) -> Coroutine[Any, Any, bool]:
     user = options.pop("user", None)
     return ports.make_port(valed.rundir, PORT, user, owner=owner, **options)
 
@@ -134,3 +136,17 @@ async def test_nothing_is_started_unless_asked_for(valed: Valed) -> None:
     with pytest.raises(SwitchError, match="no valed runs in"):
         await make(valed, start=False)
     await drop(valed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root does in a directory of others")
+@pytest.mark.parametrize(("owner", "mode"), [(NOBODY, 0o700), (0, 0o777)])
+async def test_root_makes_nothing_where_others_may_lead_it_elsewhere(
+    tmp_path: Path, owner: int, mode: int
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(mode)
+    os.chown(home, owner, -1)
+    with pytest.raises(EnvironmentUnfitError, match=f"others than root may change {home}:"):
+        await ports.make_port(home / "vale", PORT, None)
+    assert list(home.iterdir()) == []
