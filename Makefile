@@ -60,6 +60,7 @@ test-all: deps-test all libvirt sanitized qemu-matrix image-debian $(B)/qemu-bac
 	VALE_KILLS=1000 VALE_SIEGE_SECONDS=30 VALE_LAPS=300 $(PYTEST) tests/blackbox/test_valed_kills.py \
 		tests/blackbox/test_valed_siege.py tests/blackbox/test_valed_floods.py
 	VALE_EVERY_STEP=1 $(PYTEST) tests/unit/test_runner.py tests/guests/test_lab_hard.py
+	VALE_LONG=1 $(PYTEST) tests/guests/test_hotplug.py tests/guests/test_examples.py
 	QEMU=$(B)/qemu-backports/qemu-system-x86_64 $(PYTEST) tests/guests/test_offload.py tests/guests/test_migration.py
 
 check: deps-test tools venv sanitized lint  ## unit and black-box tests, also under sanitizers, and linters (no QEMU needed)

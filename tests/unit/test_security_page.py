@@ -21,7 +21,8 @@ def test_names_are_found() -> None:
 @pytest.mark.parametrize(("file", "test"), NAMED, ids="::".join)
 def test_named_test_exists(file: str, test: str) -> None:
     path = ROOT / file if "/" in file else ROOT / "tests/blackbox" / file
-    assert re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE), f"no {test} in {path}"
+    named = re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE)
+    assert named, f"no {test} in {path}"
 
 
 @pytest.mark.parametrize("title", re.findall(r"^## (A client .*|If all .*)", PAGE, re.MULTILINE))
