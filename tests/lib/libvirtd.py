@@ -86,8 +86,9 @@ fi
 ip link set lo up
 cd /
 if [ "$3" ]; then
-    unshare --user --map-user={USER} --map-group={USER} \
-        sh -c 'echo "$1 $$"; exec sleep infinity > /dev/null' sh "$pid" < /dev/null &
+    {{ unshare --user --map-user={USER} --map-group={USER} \
+        sh -c 'echo "$1 $$"; exec sleep infinity > /dev/null' sh "$pid" < /dev/null ||
+        echo refused; }} &
 else
     echo "$pid $$"
 fi
@@ -341,5 +342,5 @@ def domain(name: str, devices: str = "", *, emulator: Path = VALE_QEMU, more: st
 """
 
 
-NOT = why_not(session=True)  # all the more as root
+NOT = why_not(session=os.geteuid() != 0)  # an ordinary user can have a session at least
 MARKS = [*guest.MARKS, pytest.mark.skipif(bool(NOT), reason=NOT)]
