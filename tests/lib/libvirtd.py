@@ -111,7 +111,11 @@ def why_not(*, session: bool = False) -> str:
         return "no newuidmap: apt-get install uidmap"  # libvirtd sets groups for its QEMUs
     with tempfile.TemporaryDirectory(prefix="vale-") as name:
         try:
-            Inside(Path(name), session=session).close()
+            inside = Inside(Path(name), session=session)
+            seen = inside.run("cat", "/etc/group", cwd=Path("/")).stdout
+            inside.close()
+            if not seen.startswith(GROUP):
+                return "commands in a namespace see other files: is this a chroot?"
         except AssertionError as exc:
             return f"no namespaces of our own: {exc}"
     return ""
