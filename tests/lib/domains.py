@@ -14,7 +14,7 @@ from typing import Any
 
 import paramiko
 
-from lib.guest import BUILD, DEADLINE, VALE_QEMU, Guest
+from lib.guest import BUILD, DEADLINE, VALE_QEMU, Guest, begin
 from lib.libvirtd import Libvirtd, domain
 from lib.valed import eventually
 
@@ -151,15 +151,7 @@ class DomainGuest:
     def begin(self, command: str) -> Callable[[], str]:
         """Run a command; the function returned waits for its output."""
         assert self.ssh
-        _, stdout, stderr = self.ssh.exec_command(command, timeout=DEADLINE)
-
-        def output() -> str:
-            text: str = stdout.read().decode()
-            errors = stderr.read().decode()
-            assert stdout.channel.recv_exit_status() == 0, f"{self.name}: {command}: {errors}"
-            return text
-
-        return output
+        return begin(self.ssh, self.name, command)
 
     def run(self, command: str) -> str:
         return self.begin(command)()

@@ -86,6 +86,19 @@ def netmap(rundir: Path, port: str, options: str = "") -> list[str]:
     return ["-netdev", f"netmap,id=n{{n}},{where}{options}"]
 
 
+def begin(ssh: paramiko.SSHClient, name: str, command: str) -> Callable[[], str]:
+    """Run a command in a guest; the function returned waits for its output."""
+    _, stdout, stderr = ssh.exec_command(command, timeout=DEADLINE)
+
+    def output() -> str:
+        text: str = stdout.read().decode()
+        errors = stderr.read().decode()
+        assert stdout.channel.recv_exit_status() == 0, f"{name}: {command}: {errors}"
+        return text
+
+    return output
+
+
 class Guest:
     """A QEMU that runs micro or another image, with these data NICs."""
 
@@ -201,15 +214,7 @@ class Guest:
 
     def start(self, command: str) -> Callable[[], str]:
         """Run a command; the function returned waits for its output."""
-        _, stdout, stderr = self.ssh.exec_command(command, timeout=DEADLINE)
-
-        def output() -> str:
-            text: str = stdout.read().decode()
-            errors = stderr.read().decode()
-            assert stdout.channel.recv_exit_status() == 0, f"{self.name}: {command}: {errors}"
-            return text
-
-        return output
+        return begin(self.ssh, self.name, command)
 
     def run(self, command: str) -> str:
         return self.start(command)()

@@ -6,7 +6,6 @@ they are (libvirt is told to change no owners), so it must be able to read them,
 valed. What keeps it out is said before anything is started.
 """
 
-import grp
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +51,7 @@ def check_ports(plan: GuestPlan, nics: Iterable[tuple[PlannedNic, Wire]]) -> Non
         groups = ports.groups_of(*user)
         stop = wire.probe and ports.first_refusal(wire.probe, user[0], groups)
         if stop and wire.probe:
-            rundir, group = wire.probe.parent, group_name(user[1])
+            rundir, group = wire.probe.parent, ports.group_for(user)
             raise EnvironmentUnfitError(
                 f"guest {plan.name}: NIC {planned.nic.name}: libvirt's QEMU is user {user[0]}, who "
                 f"is kept out of {wire.probe} by {stop}: start valed by 'valed --rundir {rundir} "
@@ -76,14 +75,6 @@ def uid(plan: GuestPlan) -> int:
     """Whose QEMU is."""
     user = _user(plan)
     return user[0] if user else os.geteuid()
-
-
-def group_name(gid: int) -> str:
-    """Of a group that valed is to let in."""
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return ""
 
 
 def _user(plan: GuestPlan) -> User | None:

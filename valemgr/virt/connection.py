@@ -179,11 +179,6 @@ class Libvirt:
         """Make or change what a domain will start with."""
         return self._domain(await self.call(self.raw.defineXML, xml))
 
-    async def version(self) -> tuple[int, int]:
-        """Of the library at the other end."""
-        number = int(await self.call(self.raw.getLibVersion))
-        return number // 1_000_000, number // 1000 % 1000
-
     async def capabilities(self) -> str:
         """The host's capabilities, XML."""
         return str(await self.call(self.raw.getCapabilities))

@@ -33,7 +33,7 @@ from valemgr.plan import GuestPlan, LibvirtHost, PlannedNic
 from valemgr.qmpclient import QmpFailed
 from valemgr.tasks import uninterrupted
 from valemgr.text import tail
-from valemgr.virt import access
+from valemgr.virt import access, ports
 from valemgr.virt.connection import Domain, Libvirt, connect
 from valemgr.virt.domain import (
     domain_name,
@@ -273,7 +273,7 @@ async def host(accelerator: str) -> LibvirtHost:
                 f"{libvirt.uri} runs QEMU as user {user[0]}, who cannot have files of yours: set "
                 "LIBVIRT_DEFAULT_URI=qemu:///session, or be root"
             )
-        return LibvirtHost(libvirt.uri, user, access.group_name(user[1]))
+        return LibvirtHost(libvirt.uri, user, ports.group_for(user))
 
 
 async def destroy(uri: str, uuid: str) -> None:

@@ -54,7 +54,7 @@ async def make_port(
             raise SwitchError(_taken(before, rundir))
         try:
             await daemon.add_port({"name": str(port), "kind": VHOST_USER})
-            check_access(rundir, port, user, group, daemon.pid)
+            _check(rundir / str(port), user, group, daemon.pid)
             _own(rundir, port, owner)
         except BaseException:
             if before is None:
@@ -101,14 +101,8 @@ async def run_valed(rundir: Path, user: tuple[int, int] | None, group: str = "")
         _check(daemon.netmap_socket, user, group, daemon.pid)
 
 
-def check_access(
-    rundir: Path, port: PortName, user: tuple[int, int] | None, group: str, pid: int
-) -> None:
-    """Refuse a port that QEMU could not connect to; pid: valed's."""
-    _check(rundir / str(port), user, group, pid)
-
-
 def _check(socket: Path, user: tuple[int, int] | None, group: str, pid: int) -> None:
+    """Refuse a socket that QEMU could not connect to; pid: valed's."""
     if user is None and not group:
         return
     uid, gid = user or (-1, _gid(group))
